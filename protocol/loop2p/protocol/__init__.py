@@ -1,0 +1,55 @@
+"""The contract between services: messages, topics, wire format, rig file. Imports nothing of ours."""
+
+from loop2p.protocol import control
+from loop2p.protocol.arrays import F32, I32, f32, from_f32, from_i32, i32
+from loop2p.protocol.messages import (
+    DISTAL,
+    MESSAGES,
+    PROTOCOL,
+    PROXIMAL,
+    Accepted,
+    Alarm,
+    Audit,
+    Calibration,
+    Cause,
+    Clock,
+    Command,
+    Done,
+    Fault,
+    Heartbeat,
+    Lick,
+    Message,
+    OptoCommand,
+    Output,
+    Phase,
+    PhaseName,
+    PlaneRois,
+    Preview,
+    Raw,
+    Refused,
+    RequestLog,
+    RewardCommand,
+    Rois,
+    Selection,
+    Session,
+    Show,
+    Shown,
+    Stall,
+    TopicAudit,
+    Traces,
+    Trial,
+    Wheel,
+)  # fmt: skip
+from loop2p.protocol.rig import ROLES, Microscope, Rig, RigFile, ServiceSpec, StandIn, parse_rig, read_rig
+from loop2p.protocol.tomlfile import FileError, convert, parse_toml, read_toml
+from loop2p.protocol.wire import Envelope, Header, WireError, decode_body, open_parts, seal
+
+__all__ = [
+    "DISTAL", "F32", "I32", "MESSAGES", "PROTOCOL", "PROXIMAL", "ROLES",
+    "Accepted", "Alarm", "Audit", "Calibration", "Cause", "Clock", "Command", "Done", "Envelope", "Fault", "FileError",
+    "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase", "PhaseName", "PlaneRois",
+    "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois", "Selection", "ServiceSpec",
+    "Session", "Show", "Shown", "Stall", "StandIn", "TopicAudit", "Traces", "Trial", "Wheel", "WireError",
+    "control", "convert", "decode_body", "f32", "from_f32", "from_i32", "i32", "open_parts", "parse_rig", "parse_toml",
+    "read_rig", "read_toml", "seal",
+]  # fmt: skip

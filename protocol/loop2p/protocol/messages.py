@@ -1,0 +1,453 @@
+"""The messages: typed facts that services publish. One class a topic, in one place.
+
+Every message is frozen. `cause` names the imaging frame that set the chain off; on the wire it
+travels in the header (see `wire`), so that anyone can compute a latency without knowing the body.
+Units stand in the names: `_s` seconds of frame time, `_ns` rig clock, `_ul`, `_ms`, `_px`, `_deg`.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+from loop2p.protocol.arrays import F32, I32
+
+PROTOCOL = 1
+"""The protocol number. It stands here and nowhere else; see SPEC.md for when it grows."""
+
+Count = Annotated[int, Meta(ge=0)]
+PROXIMAL, DISTAL = 0, 1
+"""Planes: 0 proximal apical trunk (decoded), 1 distal apical trunk."""
+
+
+class Cause(Struct, frozen=True, gc=False):
+    """The imaging frame that set this chain of messages off."""
+
+    frame: Count
+    """Counts the frames of all planes, from 0."""
+    plane: Count
+    time_s: float
+    """Frame time, seconds: decisions depend on this alone."""
+    arrival_ns: int
+    """Rig clock when the frame's last byte was in: for latency alone."""
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True, gc=False):
+    """Base of every message. `cause` is None where no imaging frame is the reason."""
+
+    topic: ClassVar[str] = ""
+    state: ClassVar[bool] = False
+    """State messages are sent again to whoever joins late."""
+    newest: ClassVar[bool] = False
+    """Of several waiting messages only the newest matters (display)."""
+    bulk: ClassVar[bool] = False
+    """Travels on the second PUB socket, so that pixels never delay traces."""
+
+    cause: Cause | None = None
+    buffers: tuple[bytes | memoryview, ...] = ()
+    """Pixels: each travels as its own part behind the body, never inside it."""
+
+
+# ---------------------------------------------------------------- imaging
+
+
+class Traces(Message, frozen=True, kw_only=True, tag="traces"):
+    """Raw fluorescence of the chosen ROIs in one frame. From imaging, every frame."""
+
+    topic: ClassVar[str] = "imaging.traces"
+    plane: Count
+    f: F32
+    """(n_rois,) mean detector counts, in the order of the plane's ROI set."""
+    shift_y_px: float = 0.0
+    """How far the image has moved against the reference, rows; positive is down."""
+    shift_x_px: float = 0.0
+    """Columns; positive is right."""
+    quality: float = 1.0
+    """Registration quality, 0 (no match) to 1 (the reference itself)."""
+    valid: bool = True
+    """False while the image can't be trusted (no reference yet, or it no longer matches): nothing is decided."""
+
+
+class Preview(Message, frozen=True, kw_only=True, tag="preview"):
+    """A registered 8-bit image to look at. From imaging, at most 5 Hz. Buffer 0: (height, width) uint8."""
+
+    topic: ClassVar[str] = "imaging.preview"
+    newest: ClassVar[bool] = True
+    bulk: ClassVar[bool] = True
+    plane: Count
+    height: Count
+    width: Count
+    low: float
+    """Counts shown as black."""
+    high: float
+    """Counts shown as white."""
+
+
+class Raw(Message, frozen=True, kw_only=True, tag="raw"):
+    """One frame's pixels for recording. From imaging, if asked for. Buffer 0: (height, width), C order."""
+
+    topic: ClassVar[str] = "imaging.raw"
+    bulk: ClassVar[bool] = True
+    plane: Count
+    height: Count
+    width: Count
+    dtype: Literal["|u1", "<u2"]
+
+
+class PlaneRois(Struct, frozen=True):
+    """The ROIs of one plane, as pixel lists."""
+
+    plane: Count
+    names: list[str]
+    lengths: I32
+    """(n_rois,) how many pixels each ROI has; the next two arrays hold the ROIs one after another."""
+    rows: I32
+    cols: I32
+
+
+class Rois(Message, frozen=True, kw_only=True, tag="rois"):
+    """The ROI sets and what they were drawn on. From imaging, state.
+
+    Buffer k: reference image of plane k, (height, width) float32; no buffers until the reference is built.
+    """
+
+    topic: ClassVar[str] = "imaging.rois"
+    state: ClassVar[bool] = True
+    set_id: str
+    height: Count
+    width: Count
+    planes: list[PlaneRois]
+    match_to_day1: float | None = None
+    """Correlation of today's reference with that of day 1; None on day 1."""
+
+
+# ---------------------------------------------------------------- decoding
+
+
+class Output(Message, frozen=True, kw_only=True, tag="output"):
+    """What the decoder made of one proximal frame. From decoding, every proximal frame."""
+
+    topic: ClassVar[str] = "decoding.output"
+    d: float
+    """The decoder's value, unsmoothed (D for the difference decoder, dF/F)."""
+    value: float
+    """The control value: mean of d over the last 3 proximal frames (experiment.md 2.3)."""
+    dff: F32 = b""
+    """(n_rois,) dF/F where the decoder has it, else empty."""
+    valid: bool = True
+    """False in the first 10 s of F0 and wherever the traces were not valid: nothing is decided."""
+
+
+# ---------------------------------------------------------------- task
+
+
+class Calibration(Message, frozen=True, kw_only=True, tag="calibration"):
+    """What turns control values into angles. From task, state."""
+
+    topic: ClassVar[str] = "task.calibration"
+    state: ClassVar[bool] = True
+    minimum: float
+    """Control value shown as 0 deg."""
+    threshold: float
+    """Control value shown as 90 deg: the target."""
+    mu: float
+    sigma: float
+    z_star: float
+    seed: int
+    first_frame: Count
+    """The baseline that was used: first and last frame index, inclusive."""
+    last_frame: Count
+    n_values: Count
+    baseline: str = "passive"
+
+
+class Session(Message, frozen=True, kw_only=True, tag="session"):
+    """What is being run, in full. From task, state."""
+
+    topic: ClassVar[str] = "rig.session"
+    state: ClassVar[bool] = True
+    run_id: str
+    rig: str
+    """Text of the rig file."""
+    task: str
+    """Text of the task file."""
+    animal: str = ""
+    """Text of the animal file."""
+    rig_hash: str = ""
+    versions: dict[str, str] = {}
+    seeds: dict[str, int] = {}
+    simulated: bool
+    """True if any stand-in takes the place of hardware or animal."""
+    overrides: list[str] = []
+    """Start conditions that the experimenter overrode."""
+    wall_time: str = ""
+    """ISO 8601 wall time at `anchor_ns`."""
+    anchor_ns: int = 0
+    """Rig clock at `wall_time`."""
+
+
+class Selection(Message, frozen=True, kw_only=True, tag="selection"):
+    """Which ROIs of the proximal plane drive the decoder. From task, state."""
+
+    topic: ClassVar[str] = "task.selection"
+    state: ClassVar[bool] = True
+    plus: list[int]
+    minus: list[int]
+    seed: int
+    confirmed_by: str = ""
+
+
+class RequestLog(Message, frozen=True, kw_only=True, tag="request"):
+    """What somebody asked of the task, and the answer. From task."""
+
+    topic: ClassVar[str] = "task.request"
+    kind: str
+    by: str
+    detail: str = ""
+    accepted: bool
+    reason: str = ""
+
+
+class Stall(Message, frozen=True, kw_only=True, tag="stall"):
+    """Frames stopped coming. From task's watchdog; replayed like any other event."""
+
+    topic: ClassVar[str] = "task.stall"
+    waited_s: float
+    last_frame: int
+    """Frame index of the last output seen, -1 if none was."""
+    what: str = "frames"
+    """What stopped: "frames", or the service that was lost."""
+
+
+PhaseName = Literal["idle", "baseline", "calibration", "closed_loop", "paused", "ended"]
+
+
+class Phase(Message, frozen=True, kw_only=True, tag="phase"):
+    """Where the session stands. From task, state."""
+
+    topic: ClassVar[str] = "task.phase"
+    state: ClassVar[bool] = True
+    phase: PhaseName
+    day: Count
+    t_s: float = 0.0
+    """Frame time at which it began."""
+    reason: str = ""
+
+
+TrialEdge = Literal["start", "hit", "miss", "void"]
+
+
+class Trial(Message, frozen=True, kw_only=True, tag="trial"):
+    """A trial began, or ended with an outcome. From task."""
+
+    topic: ClassVar[str] = "task.trial"
+    trial: Count
+    edge: TrialEdge
+    t_s: float
+    """Frame time of the edge."""
+    reason: str = ""
+    """Why a trial is void."""
+
+
+Picture = Literal["grey", "grating", "black"]
+
+
+class Show(Message, frozen=True, kw_only=True, tag="show"):
+    """What the animal should see. From task, on change; state, newest wins, never acknowledged."""
+
+    topic: ClassVar[str] = "task.show"
+    state: ClassVar[bool] = True
+    newest: ClassVar[bool] = True
+    what: Picture
+    angle_deg: float | None = None
+    """0 = vertical bars, 90 = horizontal (target); positive turns the bars counter-clockwise as seen."""
+
+
+class Command(Message, frozen=True, kw_only=True):
+    """Base of commands to the actuator: done at most once, or refused with a reason."""
+
+    id: int
+    """Unique in the day; rises."""
+    target: str
+    """Instance of the actuation service that is meant; any other refuses."""
+    expires_ns: int
+    """Rig clock after which it is refused (250 ms after it was issued)."""
+
+
+class RewardCommand(Command, frozen=True, kw_only=True, tag="reward"):
+    """Open the valve for this volume. From task. 0 ul goes through the same path and opens nothing."""
+
+    topic: ClassVar[str] = "task.reward"
+    volume_ul: Annotated[float, Meta(ge=0)]
+    trial: int = -1
+    """-1: no trial's reward (free reward, benchmark)."""
+
+
+class OptoCommand(Command, frozen=True, kw_only=True, tag="opto"):
+    """Arm or disarm the LED: the controller itself fires a pulse on each frame trigger. From task."""
+
+    topic: ClassVar[str] = "task.opto"
+    armed: bool
+    pulse_ms: Annotated[float, Meta(ge=0)] = 0.0
+
+
+# ---------------------------------------------------------------- stimulus
+
+
+class Shown(Message, frozen=True, kw_only=True, tag="shown"):
+    """What was put on the screen. From stimulus, every change."""
+
+    topic: ClassVar[str] = "stimulus.shown"
+    what: Picture
+    angle_deg: float | None = None
+    flip_ns: int
+    """Rig clock when the swap returned; not light onset, which only a photodiode tells."""
+    superseded: Count = 0
+    """Commands since the last picture that a newer one overtook before they could be drawn."""
+    patch: bool = False
+    """Level of the photodiode patch after this flip."""
+
+
+# ---------------------------------------------------------------- actuation
+
+
+class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
+    """A command was taken. From actuation; the sender stops repeating it."""
+
+    topic: ClassVar[str] = "actuation.accepted"
+    id: int
+    received_ns: int
+    """Rig clock when the command was in the actuation service's hands."""
+
+
+class Done(Message, frozen=True, kw_only=True, tag="done"):
+    """A command was carried out. From actuation."""
+
+    topic: ClassVar[str] = "actuation.done"
+    id: int
+    open_ns: int
+    """Rig clock when the pin went high (controller time mapped on the rig clock)."""
+    close_ns: int
+    volume_ul: float
+
+
+class Refused(Message, frozen=True, kw_only=True, tag="refused"):
+    """A command was not carried out, and why. From actuation."""
+
+    topic: ClassVar[str] = "actuation.refused"
+    id: int
+    reason: str
+
+
+class Lick(Message, frozen=True, kw_only=True, tag="lick"):
+    """Licks since the last one of these. From actuation, on each lick."""
+
+    topic: ClassVar[str] = "actuation.lick"
+    count: Count
+    """All licks since the controller started."""
+    t_ns: int
+    """Rig clock of the last lick."""
+
+
+class Wheel(Message, frozen=True, kw_only=True, tag="wheel"):
+    """Treadmill. From actuation, 50 Hz."""
+
+    topic: ClassVar[str] = "actuation.wheel"
+    count: int
+    """Encoder counts since the controller started, signed."""
+    speed_cm_s: float
+    t_ns: int
+
+
+# ---------------------------------------------------------------- every service
+
+Health = Literal["starting", "ready", "stopping", "stopped"]
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
+    """I am alive, and this is my count of things. From every service, 20 Hz."""
+
+    topic: ClassVar[str] = "rig.heartbeat"
+    health: Health
+    protocol: int = PROTOCOL
+    rig_hash: str = ""
+    run_id: str = ""
+    """The session this service has prepared itself for, as it last heard in rig.session."""
+    why_not_ready: list[str] = []
+    """What must be done before this service is ready, a line each."""
+    published: dict[str, int] = {}
+    """Messages published so far, by topic (this heartbeat not included)."""
+    gaps: Count = 0
+    """Messages missed, by sequence number."""
+    rejected: Count = 0
+    """Malformed or unwelcome messages dropped."""
+    counters: dict[str, int] = {}
+    """The role's own counts, such as frames received and dropped."""
+    flushed: dict[str, dict[str, int]] = {}
+    """Recording alone: instance -> topic -> highest sequence number safe in the journal."""
+
+
+class Fault(Message, frozen=True, kw_only=True, tag="fault"):
+    """A service met an impossible state and stops; its outputs are safe. From any service."""
+
+    topic: ClassVar[str] = "rig.fault"
+    service: str
+    error: str
+    """Exception class."""
+    detail: str
+    """Place, found, expected."""
+    traceback: str = ""
+
+
+class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
+    """A condition the operator must know; the service goes on. From any service, on change, state."""
+
+    topic: ClassVar[str] = "rig.alarm"
+    state: ClassVar[bool] = True
+    code: str
+    """Such as "wrong-frame-size", "wrong-plane", "image-mismatch", "no-display", "disk-full"."""
+    active: bool
+    detail: str
+    """Place, found, expected, what to do."""
+
+
+class Clock(Message, frozen=True, kw_only=True, tag="clock"):
+    """This service's clock against the rig clock. From every service, 1 Hz."""
+
+    topic: ClassVar[str] = "rig.clock"
+    offset_ns: int
+    """Add to the local clock to get the rig clock."""
+    bound_ns: int
+    """The true offset lies within +- this."""
+    round_trip_ns: int
+
+
+# ---------------------------------------------------------------- recording
+
+
+class TopicAudit(Struct, frozen=True):
+    """How many messages of a topic were published in the session, and how many are in the journal."""
+
+    expected: int
+    written: int
+
+
+class Audit(Message, frozen=True, kw_only=True, tag="audit"):
+    """Is the record complete? From recording, at the end."""
+
+    topic: ClassVar[str] = "recording.audit"
+    complete: bool
+    topics: dict[str, TopicAudit]
+    segments: int = 1
+    notes: list[str] = []
+    """Whatever makes the record less than complete, a line each."""
+
+
+def _leaves(cls: type[Message]) -> list[type[Message]]:
+    found = [cls] if cls.topic else []
+    for sub in cls.__subclasses__():
+        found += _leaves(sub)
+    return found
+
+
+MESSAGES: dict[str, type[Message]] = {cls.topic: cls for cls in sorted(_leaves(Message), key=lambda c: c.topic)}
+"""topic -> message class."""

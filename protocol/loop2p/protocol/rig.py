@@ -1,0 +1,166 @@
+"""The rig file: what runs where, with which options.
+
+A role's own options are checked by its class (`Service.Options`), so that a replacement brings its own.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+from loop2p.protocol.tomlfile import FileError, convert, line_of, parse_toml
+
+Positive = Annotated[float, Meta(gt=0)]
+PositiveInt = Annotated[int, Meta(gt=0)]
+
+ROLES = {
+    "imaging": "loop2p.imaging.service:Imaging",
+    "decoding": "loop2p.decoding.service:Decoding",
+    "task": "loop2p.task.service:Task",
+    "stimulus": "loop2p.stimulus.service:Stimulus",
+    "actuation": "loop2p.actuation.service:Actuation",
+    "recording": "loop2p.recording.service:Recording",
+}
+"""role -> the class that fills it unless the rig file names another."""
+
+
+class Microscope(Struct, frozen=True, forbid_unknown_fields=True):
+    """Geometry and rate of the imaging stream. Defaults: experiment.md section 1."""
+
+    height: PositiveInt = 512
+    width: PositiveInt = 796
+    planes: PositiveInt = 2
+    rate_hz: Positive = 30.92
+    """Frames of all planes per second."""
+
+    @property
+    def plane_rate_hz(self) -> float:
+        return self.rate_hz / self.planes
+
+
+class ServiceSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One service: where it binds, and what fills the role."""
+
+    publish: str
+    """PUB endpoint for small messages, such as "tcp://127.0.0.1:5500"."""
+    bulk: str
+    """PUB endpoint for preview and raw."""
+    control: str
+    """ROUTER endpoint."""
+    metrics: str = ""
+    """host:port of the Prometheus endpoint; empty for none."""
+    host: str = "local"
+    class_: str = field(name="class", default="")
+    external: bool = False
+    """A peer started by somebody else: it publishes its topic and heartbeats, no more is expected of it."""
+    options: dict[str, Any] = {}
+
+
+class StandIn(Struct, frozen=True, forbid_unknown_fields=True):
+    """A process that takes the place of hardware or animal. Started by `up`, unknown to services."""
+
+    run: str
+    """"package.module:Class"."""
+    host: str = "local"
+    options: dict[str, Any] = {}
+
+
+class ClockRules(Struct, frozen=True, forbid_unknown_fields=True):
+    reference: str = "task"
+    """The service whose machine keeps the rig clock."""
+    bound_limit_ms: Positive = 1.0
+    """A session does not start while a clock is known less well than this."""
+
+
+class DataRules(Struct, frozen=True, forbid_unknown_fields=True):
+    folder: str = "runs"
+    """Where run folders go; relative to the working directory."""
+    free_gb: Annotated[float, Meta(ge=0)] = 2.0
+    """A session does not start with less disk free than this, and pauses below a tenth of it."""
+
+
+class Rig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole rig."""
+
+    name: str
+    services: dict[str, ServiceSpec]
+    simulated: bool = False
+    hosts: dict[str, str] = {}
+    """Host name -> address, for readers and deployment."""
+    microscope: Microscope = Microscope()
+    clock: ClockRules = ClockRules()
+    data: DataRules = DataRules()
+    standins: dict[str, StandIn] = {}
+
+
+class RigFile(Struct, frozen=True):
+    """A rig, with the text it was read from and that text's hash (all machines must hold the same)."""
+
+    rig: Rig
+    text: str
+    path: Path
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def options(self, name: str, kind: type[Any]) -> Any:
+        """A service's options, checked against its own struct. Raises FileError."""
+        spec = self.rig.services[name]
+        return convert(spec.options, kind, str(self.path), self.text, f"services.{name}.options")
+
+    def standin_options(self, name: str, kind: type[Any]) -> Any:
+        """A stand-in's options, checked against its own struct. Raises FileError."""
+        return convert(self.rig.standins[name].options, kind, str(self.path), self.text, f"standins.{name}.options")
+
+
+_ENDPOINT = re.compile(r"^(tcp://[^:/]+:\d{1,5}|inproc://.+|ipc://.+)$")
+
+
+def read_rig(path: Path | str) -> RigFile:
+    """Read and check a rig file. Raises FileError: file, line or key, found, expected."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such rig file") from None
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: not UTF-8 at byte {error.start}") from None
+    return parse_rig(text, path)
+
+
+def parse_rig(text: str, path: Path | str = "rig file") -> RigFile:
+    """Check the text of a rig file. Raises FileError."""
+    rig = parse_toml(text, Rig, str(path))
+
+    def mistake(key: str, message: str) -> FileError:
+        line = line_of(text, key)
+        return FileError(f"{path}{f', line {line}' if line else ''}: {key}: {message}")
+
+    seen: dict[str, str] = {}
+    for name, spec in rig.services.items():
+        if name not in ROLES:
+            raise mistake(f"services.{name}", f"unknown service; expected one of {', '.join(ROLES)}")
+        for which in ("publish", "bulk", "control"):
+            endpoint = getattr(spec, which)
+            key = f"services.{name}.{which}"
+            if not _ENDPOINT.match(endpoint):
+                raise mistake(key, f"found {endpoint!r}, expected an endpoint such as 'tcp://127.0.0.1:5500'")
+            if endpoint in seen:
+                raise mistake(key, f"{endpoint} is already {seen[endpoint]}; every endpoint must differ")
+            seen[endpoint] = key
+        if spec.metrics and not re.match(r"^[^:/]+:\d{1,5}$", spec.metrics):
+            raise mistake(f"services.{name}.metrics", f"found {spec.metrics!r}, expected host:port")
+        if spec.class_ and not re.match(r"^[\w.]+:\w+$", spec.class_):
+            raise mistake(f"services.{name}.class", f"found {spec.class_!r}, expected 'package.module:Class'")
+    for name in ROLES:
+        if name not in rig.services:
+            raise mistake("services", f"no {name}; a rig needs {', '.join(ROLES)}")
+    if rig.clock.reference not in rig.services:
+        raise mistake("clock.reference", f"found {rig.clock.reference!r}, expected one of {', '.join(rig.services)}")
+    for name, standin in rig.standins.items():
+        if not re.match(r"^[\w.]+:\w+$", standin.run):
+            raise mistake(f"standins.{name}.run", f"found {standin.run!r}, expected 'package.module:Class'")
+    return RigFile(rig, text, Path(path))

@@ -1,0 +1,87 @@
+"""The in-process bus: the same services without processes, for simulation and tests."""
+
+import traceback as tb
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from msgspec import structs
+
+from loop2p.protocol import Cause, Envelope, Fault, Message, control, open_parts, seal
+from loop2p.runtime.service import Service
+
+
+class LocalBus:
+    """Delivers each message, in order of publication, to every service that subscribes to its class.
+
+    `sent` holds every envelope in order; `messages` the messages alone. A service that raises is taken off
+    the bus after its Fault, as a process would be. With `wire=True` each message goes through its bytes.
+    """
+
+    def __init__(
+        self, *services: Service, wire: bool = False, now_ns: Callable[[], int] = lambda: 0, keep: bool = True
+    ) -> None:
+        self.services = list(services)
+        self.wire, self.now_ns, self.keep = wire, now_ns, keep
+        self.sent: list[Envelope] = []
+        self._queue: deque[Envelope] = deque()
+        self._seq: dict[tuple[str, str], int] = {}
+
+    @property
+    def messages(self) -> list[Message]:
+        return [envelope.message for envelope in self.sent]
+
+    def publish(self, message: Message, source: str = "test") -> None:
+        """Publish as somebody and deliver everything that follows from it."""
+        self._put(message, source, None)
+        self._drain()
+
+    def tick(self) -> None:
+        """Tick every service once."""
+        for service in list(self.services):
+            self._take(service, service.tick, None)
+        self._drain()
+
+    def ask(self, service: Service, ask: control.Ask) -> control.Answer:
+        """An operator's request, as over the control socket."""
+        answer, messages = service.answer(ask)
+        for message in messages:
+            self._put(message, name_of(service), None)
+        self._drain()
+        return answer
+
+    def _put(self, message: Message, source: str, cause: Cause | None) -> None:
+        if cause is not None and message.cause is None:
+            message = structs.replace(message, cause=cause)
+        seq = self._seq.get((source, message.topic), 0)
+        self._seq[source, message.topic] = seq + 1
+        envelope = seal(message, source, f"local-{source}", seq, self.now_ns())
+        if self.wire:
+            envelope = open_parts(envelope.parts())
+        if self.keep:
+            self.sent.append(envelope)
+        self._queue.append(envelope)
+
+    def _drain(self) -> None:
+        while self._queue:
+            envelope = self._queue.popleft()
+            for service in list(self.services):
+                if service.subscribes and isinstance(envelope.message, service.subscribes):
+                    self._take(service, lambda s=service, e=envelope: s.receive(e), envelope.message.cause)  # type: ignore[misc]
+
+    def _take(self, service: Service, call: Callable[[], Iterable[Message]], cause: Cause | None) -> None:
+        try:
+            for message in call():
+                self._put(message, name_of(service), cause)
+        except Exception as error:  # the one place: a fault stops the service, not the bus
+            self.services.remove(service)
+            fault = Fault(
+                service=name_of(service), error=type(error).__name__, detail=str(error), traceback=tb.format_exc()
+            )
+            self._put(fault, name_of(service), cause)
+            for message in service.go_safe():
+                self._put(message, name_of(service), cause)
+
+
+def name_of(service: Service) -> str:
+    """The role a service's class fills, such as "decoding"."""
+    return type(service).__name__.lower()

@@ -1,0 +1,1 @@
+"""Stand-ins for mouse, microscope and microcontroller, at the hardware's own interfaces."""
