@@ -43,7 +43,7 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults
     """Travels on the second PUB socket, so that pixels never delay traces."""
 
     cause: Cause | None = None
-    buffers: tuple[bytes | memoryview, ...] = ()
+    buffers: tuple[bytes, ...] = ()
     """Pixels: each travels as its own part behind the body, never inside it."""
 
 

@@ -34,6 +34,8 @@ class Header(Struct, frozen=True, omit_defaults=True, gc=False):
     sent_ns: int
     """Rig clock when it was sent."""
     cause: Cause | None = None
+    resent: bool = False
+    """A state message sent again for somebody who joined late: same seq, no news to the others."""
 
 
 _encode = msgspec.msgpack.Encoder().encode

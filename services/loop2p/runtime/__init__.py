@@ -1,7 +1,27 @@
 """The only shell: what turns a service into a process on the bus, or into a part of a simulation."""
 
+from loop2p.runtime.ask import ask, ask_answer
 from loop2p.runtime.clock import RigClock
+from loop2p.runtime.launcher import Launcher, Lost, RigBusyError, RigLock
 from loop2p.runtime.local import LocalBus
+from loop2p.runtime.process import serve
 from loop2p.runtime.service import Context, Input, NoOptions, Service
+from loop2p.runtime.standin import StandIn, serve_standin
 
-__all__ = ["Context", "Input", "LocalBus", "NoOptions", "RigClock", "Service"]
+__all__ = [
+    "Context",
+    "Input",
+    "Launcher",
+    "LocalBus",
+    "Lost",
+    "NoOptions",
+    "RigBusyError",
+    "RigClock",
+    "RigLock",
+    "Service",
+    "StandIn",
+    "ask",
+    "ask_answer",
+    "serve",
+    "serve_standin",
+]

@@ -29,6 +29,5 @@ class RigClock:
         offset = ((t1_ns - t0_ns) + (t2_ns - t3_ns)) // 2
         self._samples.append((round_trip, offset))
         self.round_trip_ns, best = min(self._samples)
-        self.bound_ns = self.round_trip_ns // 2
         if not self.is_reference:
-            self.offset_ns = best
+            self.offset_ns, self.bound_ns = best, self.round_trip_ns // 2

@@ -1,0 +1,92 @@
+"""The command `loop2p`."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from loop2p.protocol import FileError, RigFile, read_rig
+
+app = typer.Typer(
+    name="loop2p", no_args_is_help=True, add_completion=False, help="A closed-loop two-photon rig of small services."
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+RigPath = Annotated[Path, typer.Argument(help="rig file (TOML)", metavar="RIG")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+HostName = Annotated[str, typer.Option("--host", help="this machine's name in the rig file")]
+
+EXIT_REFUSED, EXIT_MISTAKE = 1, 2
+
+
+def open_rig(path: Path) -> RigFile:
+    """Read a rig file or leave with the mistake in it."""
+    try:
+        return read_rig(path)
+    except FileError as error:
+        fail(str(error))
+
+
+def fail(message: str, code: int = EXIT_MISTAKE) -> NoReturn:
+    """Say what is wrong and leave."""
+    err.print(message, style="bold red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """One line a record, with the wall time: these lines become the service's log file."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, force=True)
+
+
+@app.command()
+def serve(
+    service: Annotated[str, typer.Argument(help="imaging, decoding, task, stimulus, actuation or recording")],
+    rig: RigPath,
+    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    instance: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Run one service in this process, until Ctrl-C."""
+    from loop2p.runtime.process import serve as serve_service
+
+    log_to_stderr()
+    rig_file = open_rig(rig)
+    if service not in rig_file.rig.services:
+        fail(f"{rig}: no service {service!r}; there are {', '.join(rig_file.rig.services)}")
+    raise typer.Exit(serve_service(service, rig_file, with_parent, instance))
+
+
+@app.command(name="stand-in")
+def stand_in(
+    name: Annotated[str, typer.Argument(help="a stand-in of the rig file")],
+    rig: RigPath,
+    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run one stand-in for hardware or animal in this process, until Ctrl-C."""
+    from loop2p.runtime.standin import serve_standin
+
+    log_to_stderr()
+    raise typer.Exit(serve_standin(name, open_rig(rig), with_parent))
+
+
+def print_json(value: object) -> None:
+    """JSON on standard output, one object."""
+    print(json.dumps(value, indent=2, sort_keys=True))
+
+
+def main() -> None:
+    """Entry point: the commands live in the modules imported here."""
+    from loop2p.cli import bench, operate, records, run
+
+    for module in (run, operate, records):
+        module.register(app)
+    app.add_typer(bench.app, name="bench")
+    app()
+
+
+if __name__ == "__main__":
+    main()

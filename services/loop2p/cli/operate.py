@@ -1,0 +1,149 @@
+"""Commands for a rig that is up: up, stop, status, check, and what the operator may ask of task."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from loop2p.cli.main import EXIT_REFUSED, HostName, Json, RigPath, err, fail, log_to_stderr, open_rig, out, print_json
+from loop2p.protocol import PROTOCOL, ROLES, FileError, RigFile, WireError, control
+from loop2p.runtime.ask import ask, ask_answer
+from loop2p.runtime.launcher import Launcher, RigBusyError, RigLock
+from loop2p.runtime.process import load
+
+
+def register(app: typer.Typer) -> None:
+    for command in (up, stop, status, check):
+        app.command()(command)
+    app.command(name="ask")(ask_task)
+
+
+def up(rig: RigPath, host: HostName = "local") -> None:
+    """Start this machine's services and stand-ins; Ctrl-C stops them."""
+    log_to_stderr()
+    rig_file = open_rig(rig)
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: asked.append(n))
+    try:
+        with RigLock(rig_file):
+            launcher = Launcher(rig_file, host, Path(rig_file.rig.data.folder) / "logs")
+            launcher.start()
+            err.print(f"{', '.join((*launcher.services, *launcher.standins))} started; Ctrl-C stops them")
+            try:
+                while not asked and (launcher.processes or launcher.waiting):
+                    for lost in launcher.poll():
+                        args = {"service": lost.name, "how": lost.how, "code": str(lost.code)}
+                        ask_answer(rig_file.rig.services["task"].control, control.Ask("lost", "launcher", args), 0.5)
+                        if not lost.restarting and lost.how != "stopped":
+                            err.print(f"{lost.name} is not started again:\n{launcher.last_words(lost.name)}")
+                    time.sleep(0.1)
+            finally:
+                launcher.stop()
+    except (RigBusyError, FileError) as error:
+        fail(str(error), EXIT_REFUSED)
+
+
+def stop(rig: RigPath, host: Annotated[str, typer.Option(help="only this machine's services")] = "") -> None:
+    """Stop the rig, out of band: actuation first, recording last. Needs neither task nor bus."""
+    rig_file = open_rig(rig)
+    services = {n: s for n, s in rig_file.rig.services.items() if not s.external and host in ("", s.host)}
+    silent = []
+    for name in sorted(services, key=lambda n: {"actuation": 0, "recording": 2}.get(n, 1)):
+        answer = ask_answer(services[name].control, control.Stop(by="operator"), 2.0)
+        out.print(f"{name}: {'stops' if answer.accepted else answer.reason}", markup=False)
+        if not answer.accepted:
+            silent.append(name)
+    if silent:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def hello_all(rig_file: RigFile, timeout_s: float = 1.0) -> dict[str, control.HelloReply | None]:
+    """Ask every service who it is."""
+    replies: dict[str, control.HelloReply | None] = {}
+    for name, spec in rig_file.rig.services.items():
+        try:
+            reply = None if spec.external else ask(spec.control, control.Hello(rig_hash=rig_file.hash), timeout_s)
+        except WireError:
+            reply = None
+        replies[name] = reply if isinstance(reply, control.HelloReply) else None
+    return replies
+
+
+def status(rig: RigPath, json: Json = False) -> None:
+    """Which services are there, and are they ready? Exit code 1 unless all are."""
+    rig_file = open_rig(rig)
+    replies = hello_all(rig_file)
+    rows: dict[str, Any] = {}
+    for name, reply in replies.items():
+        spec = rig_file.rig.services[name]
+        if reply is None:
+            state = "external" if spec.external else "absent"
+            rows[name] = {"state": state, "host": spec.host, "instance": "", "why": [f"no answer at {spec.control}"]}
+            continue
+        why = list(reply.why_not_ready)
+        if reply.protocol != PROTOCOL:
+            why.append(f"speaks protocol {reply.protocol}, this machine speaks {PROTOCOL}")
+        if reply.rig_hash != rig_file.hash:
+            why.append(f"runs with another rig file (hash {reply.rig_hash}, here {rig_file.hash})")
+        rows[name] = {"state": reply.health, "host": spec.host, "instance": reply.instance, "why": why}
+    if json:
+        print_json(rows)
+    else:
+        table = Table("service", "host", "state", "instance", "not ready because")
+        for name, row in rows.items():
+            table.add_row(name, row["host"], row["state"], row["instance"], "\n".join(row["why"]))
+        out.print(table)
+    if any(row["state"] == "absent" or (row["why"] and row["state"] != "external") for row in rows.values()):
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def check(rig: RigPath, json: Json = False) -> None:
+    """Preflight: is the rig file right, and is everything it names there? A line for each thing."""
+    rig_file = open_rig(rig)
+    lines: list[tuple[bool, str, str]] = [(True, "rig file", f"{rig_file.path}, hash {rig_file.hash}")]
+    for name, spec in rig_file.rig.services.items():
+        try:
+            kind = load(spec.class_ or ROLES[name], f"services.{name}.class")
+            rig_file.options(name, kind.Options)  # type: ignore[attr-defined]
+            lines.append((True, name, f"{kind.__module__}:{kind.__name__}, options are right"))
+        except FileError as error:
+            lines.append((False, name, str(error)))
+    for name, standin in rig_file.rig.standins.items():
+        try:
+            kind = load(standin.run, f"standins.{name}.run")
+            rig_file.standin_options(name, kind.Options)  # type: ignore[attr-defined]
+            lines.append((True, name, f"stand-in {standin.run}, options are right"))
+        except FileError as error:
+            lines.append((False, name, str(error)))
+    replies = hello_all(rig_file, 0.3)
+    running = [n for n, r in replies.items() if r is not None]
+    if running:
+        for name, reply in replies.items():
+            if reply is not None:
+                lines.append((not reply.why_not_ready, f"{name} (running)", "; ".join(reply.why_not_ready) or "ready"))
+    if json:
+        print_json([{"ok": ok, "what": what, "detail": detail} for ok, what, detail in lines])
+    else:
+        for ok, what, detail in lines:
+            out.print(f"{'ok     ' if ok else 'MISSING'} {what}: {detail}", markup=False, soft_wrap=True)
+        out.print(f"services running: {', '.join(running) or 'none'}")
+    if not all(ok for ok, _, _ in lines):
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def ask_task(
+    rig: RigPath,
+    kind: Annotated[str, typer.Argument(help="pause, resume, stop, abort, free_reward, note or status")],
+    text: Annotated[str, typer.Argument(help="the note's text")] = "",
+) -> None:
+    """Ask something of the running session; task accepts or refuses with a reason."""
+    rig_file = open_rig(rig)
+    args = {"text": text} if text else {}
+    answer = ask_answer(rig_file.rig.services["task"].control, control.Ask(kind, "operator", args))
+    out.print(f"{'accepted' if answer.accepted else 'refused'}: {answer.reason or kind}", markup=False)
+    if not answer.accepted:
+        raise typer.Exit(EXIT_REFUSED)

@@ -1,0 +1,446 @@
+"""One service as a process: the only loop, and the only place where everything is caught."""
+
+import contextlib
+import gc
+import importlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+import zmq
+from msgspec import structs
+
+from loop2p.protocol import (
+    MESSAGES,
+    PROTOCOL,
+    ROLES,
+    Cause,
+    Clock,
+    Envelope,
+    Fault,
+    FileError,
+    Heartbeat,
+    Message,
+    RigFile,
+    Session,
+    WireError,
+    control,
+)
+from loop2p.runtime.ask import ask
+from loop2p.runtime.bus import Bus
+from loop2p.runtime.clock import RigClock
+from loop2p.runtime.metrics import Metrics
+from loop2p.runtime.sequence import Sequences
+from loop2p.runtime.service import Context, Input, Service
+
+EXIT_STOPPED, EXIT_FAULT, EXIT_MISTAKE = 0, 70, 78
+"""Stopped as asked; met an impossible state; a mistake in a file or a port that is taken: no use to start again."""
+HEARTBEAT_S = 0.05
+CLOCK_S = 1.0
+CLOCK_QUICK = 16
+"""Exchanges at start, one a heartbeat, so that the bound is good within a second."""
+
+
+class FaultError(Exception):
+    """A service has met an impossible state; its Fault is published."""
+
+
+def load(name: str, place: str) -> type:
+    """The class named "package.module:Class". Raises FileError naming the place in the rig file."""
+    module_name, _, class_name = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise FileError(f"{place}: can't import {module_name!r}: {error}. Is its extra installed?") from None
+    except AttributeError:
+        raise FileError(f"{place}: {module_name} has no class {class_name!r}") from None
+
+
+class Process:
+    """Runs a service on the bus until it is asked to stop or meets a fault."""
+
+    def __init__(self, name: str, rig_file: RigFile, instance: str = "") -> None:
+        self.name, self.rig_file = name, rig_file
+        self.spec = rig_file.rig.services[name]
+        self.instance = instance or f"{name}-{uuid.uuid4().hex[:12]}"
+        self.log = logging.getLogger(f"loop2p.{name}")
+        reference = rig_file.rig.services[rig_file.rig.clock.reference]
+        self.clock = RigClock(is_reference=self.spec.host == reference.host)
+        self.context = Context(self.name, self.instance, rig_file, self.clock, self.log, self._ask_peer)
+        place = f"{rig_file.path}: services.{name}.class"
+        kind = load(self.spec.class_ or ROLES[name], place)
+        if not issubclass(kind, Service):
+            raise FileError(f"{place}: {kind.__name__} is no loop2p.runtime.Service")
+        self.service = kind.from_rig(rig_file.options(name, kind.Options), self.context)
+        self.metrics = Metrics(name)
+        self.sequences = Sequences()
+        self.run_id = ""
+        self.gaps = self.rejected = 0
+        self._health = "starting"
+        self._heard: dict[str, int] = {}
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._stop = threading.Event()
+        self._probes_left = CLOCK_QUICK
+        self._everything = False
+
+    # ------------------------------------------------------------ from outside
+
+    def stop(self) -> None:
+        """Ask the loop to end; safe to call from a signal handler or another thread."""
+        self._stop.set()
+        with contextlib.suppress(OSError):  # full: the loop is awake anyway
+            self._wake_write.send(b"s")
+
+    def run(self) -> int:
+        """Run until stopped; returns the exit code."""
+        bus = self.bus = Bus(self.name, self.instance, self.spec)
+        topics = {m.topic for m in MESSAGES.values() if self._subscribed(m)}
+        self._everything = topics == set(MESSAGES)  # recording: then even display messages are taken one by one
+        bus.connect(self.rig_file, None if self._everything else topics | {Session.topic})
+        if self.spec.metrics:
+            try:
+                self.metrics.serve(self.spec.metrics)
+            except OSError as error:
+                bus.close()
+                raise OSError(f"{self.name}: can't serve metrics on {self.spec.metrics}: {error}") from None
+        self._clock_socket = bus.context.socket(zmq.DEALER)
+        self._clock_socket.linger = 0
+        if self.name != self.rig_file.rig.clock.reference:
+            self._clock_socket.connect(self.rig_file.rig.services[self.rig_file.rig.clock.reference].control)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays; cheap, keeps full collections short
+        self._health = "ready"
+        self.log.info("%s is up, instance %s", self.name, self.instance)
+        code = EXIT_STOPPED
+        try:
+            self._loop()
+        except FaultError:
+            code = EXIT_FAULT
+        finally:
+            self._leave(code)
+        return code
+
+    # ------------------------------------------------------------ the loop
+
+    def _loop(self) -> None:
+        bus, poller = self.bus, zmq.Poller()
+        for sock in (bus.incoming, bus.small, bus.bulk, bus.control, self._clock_socket):
+            poller.register(sock, zmq.POLLIN)
+        poller.register(self._wake_read.fileno(), zmq.POLLIN)
+        watched: dict[int, None] = {}
+        now = time.perf_counter_ns()
+        next_beat = next_tick = next_clock = now
+        tick_ns = int(self.service.tick_s * 1e9)
+        while not self._stop.is_set():
+            inputs = self._guard_inputs()
+            filenos = {item.fileno(): item for item in inputs if item.fileno() >= 0}
+            for gone in [f for f in watched if f not in filenos]:
+                poller.unregister(gone)
+                del watched[gone]
+            for fileno in filenos:
+                if fileno not in watched:
+                    poller.register(fileno, zmq.POLLIN)
+                    watched[fileno] = None
+            due = [next_beat, next_tick, next_clock, *(d for d in (item.due_ns() for item in inputs) if d is not None)]
+            wait_ms = max(0, (min(due) - time.perf_counter_ns()) // 1_000_000)
+            ready = dict(poller.poll(wait_ms))
+            now = time.perf_counter_ns()
+            if bus.incoming in ready:
+                self._take_messages()
+            for item in inputs:
+                item_due = item.due_ns()
+                if item.fileno() in ready or (item_due is not None and item_due <= now):
+                    self._publish_all(item.read, None)
+            if bus.small in ready or bus.bulk in ready:
+                bus.welcome()
+            if bus.control in ready:
+                self._answer_requests()
+            if self._clock_socket in ready:
+                self._take_clock()
+            if self._wake_read.fileno() in ready:
+                self._wake_read.recv(4096)
+            if now >= next_tick:
+                next_tick = now + tick_ns
+                self._publish_all(self.service.tick, None)
+            if now >= next_beat:
+                next_beat = max(next_beat + int(HEARTBEAT_S * 1e9), now)
+                self._beat(now)
+                if self._probes_left > 0:
+                    next_clock = now
+            if now >= next_clock:
+                next_clock = now + int(CLOCK_S * 1e9)
+                self._probe_clock()
+
+    def _subscribed(self, kind: type[Message]) -> bool:
+        return issubclass(kind, self.service.subscribes) if self.service.subscribes else False
+
+    def _guard_inputs(self) -> list[Input]:
+        try:
+            return list(self.service.inputs())
+        except Exception as error:
+            self._fault(error, None)
+
+    def _take_messages(self) -> None:
+        waiting: list[Envelope] = []
+        newest: dict[str, int] = {}
+        in_hand = self.clock.now_ns()
+        for item in self.bus.receive():
+            if isinstance(item, WireError):
+                self._reject("malformed", str(item))
+                continue
+            header = item.header
+            if header.source not in self.rig_file.rig.services or not item.topic.startswith(
+                (f"{header.source}.", "rig.")
+            ):
+                self._reject("source", f"{item.topic} from {header.source[:40]!r}, which may not publish it")
+                continue
+            missed = self.sequences.check(item.topic, header)
+            if missed is None:
+                if not header.resent:
+                    self._reject("duplicate", f"{item.topic} {header.seq} from {header.instance} came again")
+                continue
+            if missed:
+                self.gaps += missed
+                self.metrics.gap(header.source, missed)
+            self.metrics.received(item.topic, header.source, in_hand - header.sent_ns)
+            self._heard[header.source] = in_hand
+            if MESSAGES[item.topic].newest:
+                newest[item.topic] = len(waiting)
+            waiting.append(item)
+        self.metrics.queue(len(waiting))
+        for k, envelope in enumerate(waiting):
+            if newest.get(envelope.topic, k) > k and not self._everything:
+                self.metrics.superseded(envelope.topic)
+                continue
+            self._take(envelope)
+
+    def _take(self, envelope: Envelope) -> None:
+        if envelope.topic == Session.topic:
+            try:
+                session = envelope.message
+            except WireError as error:
+                self._reject("malformed", str(error))
+                return
+            if isinstance(session, Session):
+                self.run_id = session.run_id
+        if not self._subscribed(MESSAGES[envelope.topic]):
+            return
+        started = time.perf_counter_ns()
+
+        def receive() -> Iterable[Message]:
+            try:
+                return list(self.service.receive(envelope))
+            except WireError as error:  # a body that is not what its topic says is the sender's mistake
+                self._reject("malformed", str(error))
+                return ()
+
+        self._publish_all(receive, envelope.header.cause)
+        self.metrics.handled(envelope.topic, time.perf_counter_ns() - started)
+
+    def _publish_all(self, call: Callable[[], Iterable[Message]], cause: Cause | None) -> None:
+        try:
+            for message in call():
+                self._publish(message, cause)
+        except FaultError:
+            raise
+        except Exception as error:
+            self._fault(error, cause)
+
+    def _publish(self, message: Message, cause: Cause | None = None) -> None:
+        if cause is not None and message.cause is None:
+            message = structs.replace(message, cause=cause)
+        self.bus.publish(message, self.clock.now_ns())
+        self.metrics.published(message)
+
+    def _fault(self, error: Exception, cause: Cause | None) -> NoReturn:
+        text = "".join(traceback.format_exception(error))
+        self.log.error("%s stops: %s: %s\n%s", self.name, type(error).__name__, error, text)
+        self._publish(Fault(service=self.name, error=type(error).__name__, detail=str(error), traceback=text), cause)
+        raise FaultError from error
+
+    def _reject(self, reason: str, detail: str) -> None:
+        self.rejected += 1
+        self.metrics.rejected(reason)
+        if self.rejected & (self.rejected - 1) == 0:  # 1, 2, 4, 8, ...: a flood does not fill the log
+            self.log.warning("%s rejected a message (%d so far): %s", self.name, self.rejected, detail)
+
+    # ------------------------------------------------------------ control socket
+
+    def _answer_requests(self) -> None:
+        for _ in range(64):
+            try:
+                *route, data = self.bus.control.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            t1_ns = time.perf_counter_ns()
+            try:
+                reply = self._answer(control.decode_request(data), t1_ns)
+            except WireError as error:
+                self._reject("request", str(error))
+                reply = control.Answer(False, str(error))
+            self.bus.control.send_multipart([*route, control.encode(reply)])
+
+    def _answer(self, request: control.Request, t1_ns: int) -> control.Reply:
+        if isinstance(request, control.ClockProbe):
+            return control.ClockReply(request.t0_ns, t1_ns, time.perf_counter_ns())
+        if isinstance(request, control.Hello):
+            version = importlib.metadata.version("loop2p")
+            why = self._why_not_ready()
+            return control.HelloReply(
+                self.name,
+                self.instance,
+                PROTOCOL,
+                self.rig_file.hash,
+                version,
+                "starting" if why else self._health,
+                why,
+            )
+        if isinstance(request, control.SnapshotRequest):
+            return control.SnapshotReply(self.service.snapshot())
+        if isinstance(request, control.Stop):
+            self.log.info("%s is asked to stop by %s", self.name, request.by or "somebody")
+            self._publish_all(self.service.go_safe, None)
+            self.stop()
+            return control.Answer(True)
+        try:
+            answer, messages = self.service.answer(request)
+        except Exception as error:
+            self._fault(error, None)
+        self._publish_all(lambda: messages, None)
+        return answer
+
+    def _ask_peer(self, name: str, request: control.Request) -> control.Reply | None:
+        spec = self.rig_file.rig.services.get(name)
+        try:
+            return ask(spec.control, request) if spec else None
+        except WireError as error:
+            self._reject("reply", f"{name}: {error}")
+            return None
+
+    # ------------------------------------------------------------ clock and heartbeat
+
+    def _probe_clock(self) -> None:
+        if self.name == self.rig_file.rig.clock.reference:
+            self._probes_left = 0
+        else:
+            self._probes_left -= 1
+            probe = control.encode(control.ClockProbe(time.perf_counter_ns()))
+            with contextlib.suppress(zmq.Again):  # no reference yet: shows as an unknown bound
+                self._clock_socket.send_multipart([b"", probe], zmq.NOBLOCK)
+        clock = self.clock
+        if clock.bound_ns is not None:
+            self._publish(Clock(offset_ns=clock.offset_ns, bound_ns=clock.bound_ns, round_trip_ns=clock.round_trip_ns))
+        self.metrics.clock(self.clock.offset_ns, self.clock.bound_ns)
+
+    def _take_clock(self) -> None:
+        t3_ns = time.perf_counter_ns()
+        for _ in range(64):
+            try:
+                data = self._clock_socket.recv_multipart(zmq.NOBLOCK)[-1]
+            except zmq.Again:
+                return
+            try:
+                reply = control.decode_reply(data)
+            except WireError as error:
+                self._reject("reply", str(error))
+                continue
+            if isinstance(reply, control.ClockReply):
+                self.clock.add_exchange(reply.t0_ns, reply.t1_ns, reply.t2_ns, t3_ns)
+
+    def _why_not_ready(self) -> list[str]:
+        why = list(self.service.why_not_ready())
+        if self.clock.bound_ns is None:
+            why.append(f"clock: no answer yet from the reference ({self.rig_file.rig.clock.reference})")
+        return why
+
+    def _beat(self, now_ns: int) -> None:
+        counters = self.service.counters()
+        why = self._why_not_ready() if self._health == "ready" else []
+        self._publish(
+            Heartbeat(
+                health="starting" if why else self._health,  # type: ignore[arg-type]
+                rig_hash=self.rig_file.hash,
+                run_id=self.run_id,
+                why_not_ready=why,
+                published={**self.bus.published},
+                gaps=self.gaps,
+                rejected=self.rejected,
+                counters=counters,
+                flushed=self.service.flushed(),
+            )
+        )
+        self.metrics.role(counters, self.service.gauges())
+        now = self.clock.now_ns()
+        for peer, heard in self._heard.items():
+            self.metrics.heartbeat_age(peer, (now - heard) / 1e9)
+
+    def _leave(self, code: int) -> None:
+        """Safe, closed, counted, gone. Each step is tried whatever became of the one before."""
+        self._health = "stopping"
+        for step in (self.service.go_safe, self.service.close):
+            try:
+                for message in step():
+                    self._publish(message)
+            except Exception:
+                self.log.exception("%s: %s failed while leaving", self.name, step.__name__)
+        try:
+            self._health = "stopped"
+            self._beat(time.perf_counter_ns())
+        except Exception:
+            self.log.exception("%s: no last heartbeat", self.name)
+        self._clock_socket.close()
+        self.bus.close()
+        self.metrics.close()
+        self._wake_read.close()
+        self._wake_write.close()
+        self.log.info("%s has left, exit code %d", self.name, code)
+
+
+def serve(name: str, rig_file: RigFile, with_parent: bool = False, instance: str = "") -> int:
+    """Run a service in this process until it is told to stop; returns the exit code.
+
+    Stops on SIGINT, SIGTERM, Windows' Ctrl-C and Ctrl-Break, a Stop request, and, `with_parent`, when standard
+    input closes (the launcher is gone).
+    """
+    try:
+        process = Process(name, rig_file, instance)
+        restore = stop_on_signals(process.stop, with_parent)
+        try:
+            return process.run()
+        finally:
+            restore()
+    except (FileError, OSError) as error:
+        logging.getLogger(f"loop2p.{name}").error("%s", error)
+        return EXIT_MISTAKE
+
+
+def stop_on_signals(stop: Callable[[], None], with_parent: bool) -> Callable[[], None]:
+    """Call `stop` at SIGINT, SIGTERM, SIGBREAK or when standard input ends; returns what undoes it."""
+    numbers = [n for n in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, n)]
+    before = {n: signal.signal(getattr(signal, n), lambda *_: stop()) for n in numbers}
+    if with_parent:
+
+        def wait_for_parent() -> None:
+            # not sys.stdin.read(): its lock would be held at interpreter exit
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+            stop()
+
+        threading.Thread(target=wait_for_parent, daemon=True, name="parent").start()
+
+    def restore() -> None:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+    return restore
