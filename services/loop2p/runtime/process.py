@@ -215,7 +215,7 @@ class Process:
                 self.metrics.gap(header.source, missed)
             self.metrics.received(item.topic, header.source, in_hand - header.sent_ns)
             self._heard[header.source] = in_hand
-            if MESSAGES[item.topic].newest:
+            if MESSAGES[item.topic].newest and MESSAGES[item.topic].bulk:  # stimulus itself accounts for each Show
                 newest[item.topic] = len(waiting)
             waiting.append(item)
         self.metrics.queue(len(waiting))

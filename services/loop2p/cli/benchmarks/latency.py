@@ -1,0 +1,107 @@
+"""From a frame's last byte in to the command in the actuator's hands, through five separate processes."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loop2p.cli.benchmarks.machine import machine, quantiles
+from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_movie, write_rig
+from loop2p.protocol import Accepted, Cause, Heartbeat, Output, RewardCommand, RigFile, Traces, control
+from loop2p.runtime.ask import ask_answer
+from loop2p.runtime.launcher import Launcher
+from loop2p.runtime.monitor import Monitor
+
+PUBLISHED_MS = {
+    "one PC": {"p50": 2.99, "p99": 7.03, "max": 123.9},
+    "two PCs": {"p50": 7.05, "p99": 10.7, "max": 29.9},
+}
+"""The authors' own hand-off of the same payload, for scale (performance sheet; not measured here)."""
+TASK = "loop2p.task.bench_task:EchoTask"
+SERVICES = ["imaging", "decoding", "task", "actuation"]
+
+
+def bench_latency(
+    rate_hz: float, n_commands: int, planes: int, n_rois: int = 10, seed: int = 1, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Stream at `rate_hz` until `n_commands` decoder frames have become commands.
+
+    One zero-volume command for each decoder frame, by the ordinary path. Times in ms. Frames are counted by
+    imaging, losses by sequence numbers; a run that lost anything says so in `lost`.
+    """
+    with tempfile.TemporaryDirectory(prefix="loop2p-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (port,) = free_ports(1)
+        movie = folder / "movie.npy"
+        write_movie(movie, 32, seed)
+        rig_file = write_rig(folder, port, planes, rate_hz, n_rois, TASK, seed)
+        say(f"{n_commands} commands at {rate_hz:g} Hz, {planes} plane(s), {n_rois} ROIs, seed {seed} ...")
+        with running(rig_file, folder) as launcher:
+            wait_until_ready(launcher, rig_file, ["task"])
+            with sending(movie, port, rate_hz, folder / "sender.log"):
+                return _measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, seed)
+
+
+def _measure(
+    launcher: Launcher, rig_file: RigFile, n: int, rate_hz: float, planes: int, n_rois: int, seed: int
+) -> dict[str, Any]:
+    info = machine()
+    sent: dict[str, dict[int, int]] = {"traces": {}, "output": {}, "command": {}}
+    accepted: list[tuple[Cause, int]] = []
+    beats: dict[str, Heartbeat] = {}
+    with Monitor(
+        rig_file.rig, ("imaging.traces", "decoding.output", "task.reward", "actuation.", "rig.heartbeat")
+    ) as bus:
+        answer = ask_answer(
+            rig_file.rig.services["task"].control, control.Ask("start", "bench", _start_args(n_rois)), 5.0
+        )
+        if not answer.accepted:
+            raise RuntimeError(f"task refuses to start: {answer.reason}")
+        wait_until_ready(launcher, rig_file, SERVICES)
+        deadline = time.monotonic() + 60 + 3 * n * planes / rate_hz
+        while len(accepted) < n:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"only {len(accepted)} of {n} commands came; logs in {launcher.logs}")
+            for lost in launcher.poll():
+                raise RuntimeError(f"{lost.name} ended ({lost.how}):\n{launcher.last_words(lost.name, 8)}")
+            for envelope in bus.wait(0.2):
+                message, cause = envelope.message, envelope.header.cause
+                if isinstance(message, Heartbeat):
+                    beats[envelope.header.source] = message
+                elif cause is None:
+                    continue
+                elif isinstance(message, Accepted):
+                    accepted.append((cause, message.received_ns))
+                elif isinstance(message, Traces):
+                    sent["traces"][cause.frame] = envelope.header.sent_ns
+                elif isinstance(message, Output):
+                    sent["output"][cause.frame] = envelope.header.sent_ns
+                elif isinstance(message, RewardCommand):
+                    sent["command"].setdefault(cause.frame, envelope.header.sent_ns)
+    full = [(c, r) for c, r in accepted if all(c.frame in s for s in sent.values())]
+    ms = 1e-6
+    hops = {
+        "imaging (registration, ROIs)": [(sent["traces"][c.frame] - c.arrival_ns) * ms for c, _ in full],
+        "to and in decoding": [(sent["output"][c.frame] - sent["traces"][c.frame]) * ms for c, _ in full],
+        "to and in task": [(sent["command"][c.frame] - sent["output"][c.frame]) * ms for c, _ in full],
+        "to actuation": [(r - sent["command"][c.frame]) * ms for c, r in full],
+    }
+    return {
+        "command_ms": quantiles([(r - c.arrival_ns) * ms for c, r in accepted]),
+        "hops_ms": {name: quantiles(values) for name, values in hops.items()},
+        "rate_hz": rate_hz,
+        "planes": planes,
+        "n_rois": n_rois,
+        "seed": seed,
+        "lost": sum(b.gaps for b in beats.values()) + beats["imaging"].counters.get("frames_dropped", 0),
+        "rejected": sum(b.rejected for b in beats.values()),
+        "published_ms": PUBLISHED_MS,
+        "machine": info,
+    }
+
+
+def _start_args(n_rois: int) -> dict[str, str]:
+    half = n_rois // 2
+    text = f"[selection]\nplus = {list(range(half))}\nminus = {list(range(half, n_rois))}\n"
+    return {"task": text, "task_path": "bench", "run_id": "bench", "by": "bench"}

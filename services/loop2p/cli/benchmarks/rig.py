@@ -1,0 +1,128 @@
+"""A rig for benchmarks: real services on free ports, a separate sender, nothing else."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from loop2p.protocol import ROLES, RigFile, control, read_rig
+from loop2p.runtime.ask import ask
+from loop2p.runtime.launcher import Launcher
+
+HEIGHT, WIDTH = 512, 796
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports that are free now."""
+    sockets = [socket.socket() for _ in range(n)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+def write_rois(path: Path, n: int, seed: int) -> None:
+    """n discs of about 150 px (performance.md D) as neurofinder JSON."""
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[-7:8, -7:8]
+    dy, dx = (a[yy**2 + xx**2 <= 48] for a in (yy, xx))
+    rois = []
+    for k in range(n):
+        y, x = int(rng.integers(30, HEIGHT - 30)), int(rng.integers(30, WIDTH - 30))
+        rois.append({"id": k, "coordinates": [[int(y + a), int(x + b)] for a, b in zip(dy, dx, strict=True)]})
+    path.write_text(json.dumps(rois), encoding="utf-8")
+
+
+def write_movie(path: Path, frames: int, seed: int) -> None:
+    """(frames, 512, 796) uint16 with structure, shot noise and +-3 px of motion, as npy."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((HEIGHT // 8, (WIDTH + 7) // 8)) ** 4
+    scene = 20 + 400 * np.kron(coarse, np.ones((8, 8)))[:HEIGHT, :WIDTH]
+    movie = np.empty((frames, HEIGHT, WIDTH), dtype="<u2")
+    for k in range(frames):
+        shift = rng.integers(-3, 4, 2)
+        movie[k] = rng.poisson(np.roll(scene, shift, axis=(0, 1)))
+    np.save(path, movie)
+
+
+def write_rig(folder: Path, image_port: int, planes: int, rate_hz: float, n_rois: int, task: str, seed: int) -> RigFile:
+    """imaging, decoding, task and actuation with its controller; stimulus and recording stay out."""
+    for plane in range(planes):
+        write_rois(folder / f"rois{plane}.json", n_rois, seed + plane)
+    ports = iter(free_ports(3 * len(ROLES) + 2))
+    serial_port, wires_port = next(ports), next(ports)
+    lines = [
+        'name = "bench"',
+        "simulated = true",
+        f"[microscope]\nheight = {HEIGHT}\nwidth = {WIDTH}\nplanes = {planes}\nrate_hz = {rate_hz}",
+        f"[data]\nfolder = {json.dumps(str(folder / 'runs'))}\nfree_gb = 0.1",
+    ]
+    rois = ", ".join(f'{{plane = {p}, path = "rois{p}.json", format = "neurofinder"}}' for p in range(planes))
+    options = {
+        "imaging": f'source = {{kind = "tcp", image_port = {image_port}}}\nrois = [{rois}]\npreview_hz = 0',
+        "actuation": f'controller = "socket://127.0.0.1:{serial_port}"\n'
+        "valve = {calibrated = 2026-11-01, points = [[10.0, 1.0], [100.0, 10.0]]}",
+    }
+    for role in ROLES:
+        lines.append(f"[services.{role}]")
+        lines += [f'{which} = "tcp://127.0.0.1:{next(ports)}"' for which in ("publish", "bulk", "control")]
+        if role in ("stimulus", "recording"):
+            lines.append("external = true")
+        if role == "task":
+            lines.append(f'class = "{task}"')
+        if role in options:
+            lines.append(f"[services.{role}.options]\n{options[role]}")
+    lines.append('[standins.controller]\nrun = "loop2p.simulation.controller:Controller"')
+    lines.append(f'options = {{tcp = "127.0.0.1:{serial_port}", wires = "127.0.0.1:{wires_port}"}}')
+    path = folder / "bench.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return read_rig(path)
+
+
+@contextmanager
+def running(rig_file: RigFile, folder: Path) -> Iterator[Launcher]:
+    """The rig's processes, until the block ends."""
+    launcher = Launcher(rig_file, "local", folder / "logs")
+    launcher.start()
+    try:
+        yield launcher
+    finally:
+        launcher.stop()
+
+
+def wait_until_ready(launcher: Launcher, rig_file: RigFile, names: list[str], timeout_s: float = 90.0) -> None:
+    """Wait until the named services say that they are ready. Raises RuntimeError with what they lack."""
+    deadline = time.monotonic() + timeout_s
+    why = {name: ["no answer"] for name in names}
+    while any(why.values()):
+        for lost in launcher.poll():
+            raise RuntimeError(f"{lost.name} ended ({lost.how}):\n{launcher.last_words(lost.name, 8)}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not ready within {timeout_s:g} s: {why}")
+        for name in names:
+            reply = ask(rig_file.rig.services[name].control, control.Hello(), 0.5)
+            why[name] = list(reply.why_not_ready) if isinstance(reply, control.HelloReply) else ["no answer"]
+        time.sleep(0.05)
+
+
+@contextmanager
+def sending(movie: Path, image_port: int, rate_hz: float, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A separate process that streams the movie, looped, column-major; rate 0: flat out."""
+    command = [sys.executable, "-m", "loop2p.simulation.sender", str(movie), "--image-port", str(image_port)]
+    command += ["--rate", str(rate_hz), "--order", "column", "--dtype", "u2", "--loop"]
+    with open(log, "ab") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
