@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from loop2p.simulation.mouse import Wander
+from loop2p.simulation.mouse import Mouse, Wander
 from loop2p.simulation.scene import PAD_PX, REACH_PX, Scene
 
 STEPS_PER_PX = 4
@@ -25,7 +25,7 @@ class Motion:
     """How far the brain has moved in each frame: slow drift (30 s) and jitter (0.2 s), in quarters of a pixel."""
 
     def __init__(self, seed: int, rate_hz: float, drift_px: float = 1.2, jitter_px: float = 0.4) -> None:
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng([seed, 2])
         self._drift_px, self._jitter_px = drift_px, jitter_px
         self._drift = [Wander(30.0, 1 / rate_hz) for _ in "yx"]
         self._jitter = [Wander(0.2, 1 / rate_hz) for _ in "yx"]
@@ -46,7 +46,7 @@ class MicroscopeModel:
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self.scene = scene
-        self._bits = np.random.PCG64(seed)
+        self._bits = np.random.PCG64([seed, 0])
         self._rng = np.random.Generator(np.random.PCG64([seed, 1]))
         phases = [k / STEPS_PER_PX for k in range(STEPS_PER_PX)]
         self._top = float(scene.still.max())
@@ -93,6 +93,21 @@ class MicroscopeModel:
         moved = ndimage.shift(still, (y, x), order=3, mode="nearest") if (y, x) != (0, 0) else still
         level = 255 * np.sqrt(np.clip(moved, 0, self._top) / self._top)
         return np.ascontiguousarray(np.round(level).astype(np.uint8).T)
+
+
+class Scan:
+    """Mouse, motion and optics together: frame after frame, planes in turn. Live and in-process runs share it."""
+
+    def __init__(self, mouse: Mouse, scene: Scene, seed: int, rate_hz: float) -> None:
+        self.mouse = mouse
+        self._planes = scene.planes
+        self._motion = Motion(seed, rate_hz)
+        self._model = MicroscopeModel(scene, seed)
+
+    def frame(self, frame: int) -> NDArray[np.uint16]:
+        """The next frame, from 0; see MicroscopeModel.frame. Raises ValueError on a frame out of order."""
+        plane = frame % self._planes
+        return self._model.frame(plane, self.mouse.step(frame, plane), self._motion.step())
 
 
 class _Stamps:

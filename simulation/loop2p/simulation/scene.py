@@ -107,7 +107,8 @@ class Scene:
             if np.all(np.abs(self.centres[plane] + PAD_PX - at).max(axis=1) > 24):
                 row, column = np.round(at).astype(int)
                 box = np.s_[row - REACH_PX : row + REACH_PX + 1, column - REACH_PX : column + REACH_PX + 1]
-                light[box] += bright * _disc(REACH_PX, *(at - np.round(at)), axes, turn)
+                y, x = at - np.round(at)
+                light[box] += bright * _disc(REACH_PX, y, x, axes, turn)
         rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
         for where, phase, swing, width in vessels:
             way = (where + 0.04 * plane) * shape[1] + (10 + 30 * swing) * np.sin(rows / 60 + 2 * np.pi * phase)
