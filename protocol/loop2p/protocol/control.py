@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from loop2p.protocol.messages import PROTOCOL
-from loop2p.protocol.wire import WireError
+from loop2p.protocol.wire import MAX_REASON, WireError
 
 
 class _Control(Struct, frozen=True, tag_field="type"):
@@ -19,13 +19,16 @@ class Hello(_Control, frozen=True, tag="hello"):
     """Who are you? Asked before anything else."""
 
     protocol: int = PROTOCOL
+    """Protocol number of the asker."""
     rig_hash: str = ""
+    """Of the asker's rig file."""
 
 
 class ClockProbe(_Control, frozen=True, tag="clock"):
     """Four-timestamp exchange: t0 by the asker's clock."""
 
     t0_ns: int
+    """The asker's clock at sending."""
 
 
 class SnapshotRequest(_Control, frozen=True, tag="snapshot"):
@@ -36,32 +39,46 @@ class Stop(_Control, frozen=True, tag="stop"):
     """Go safe, then leave. Needs neither bus nor task."""
 
     by: str = ""
+    """Who asks, for the log."""
 
 
 class Ask(_Control, frozen=True, tag="ask"):
-    """start, pause, resume, stop, abort, free_reward, note, lost; text and options in `args`."""
+    """start, pause, resume, stop, abort, free_reward, note, lost or status; text and options in `args`."""
 
     kind: str
+    """What is asked."""
     by: str = ""
+    """Who asks."""
     args: dict[str, str] = {}
+    """By name, such as text for a note."""
 
 
 class HelloReply(_Control, frozen=True, tag="hello-reply"):
     service: str
+    """Its name in the rig file."""
     instance: str
+    """New at each start."""
     protocol: int
+    """Its protocol number."""
     rig_hash: str
+    """Of its rig file."""
     version: str
+    """Of its software."""
     health: str
+    """As in its heartbeat."""
     why_not_ready: list[str] = []
+    """What must be done first, a line each."""
 
 
 class ClockReply(_Control, frozen=True, tag="clock-reply"):
     """t1: request in, t2: answer out, by the answerer's own clock (perf_counter_ns)."""
 
     t0_ns: int
+    """As asked."""
     t1_ns: int
+    """When the request was in."""
     t2_ns: int
+    """When the answer goes out."""
 
 
 class SnapshotReply(_Control, frozen=True, tag="snapshot-reply"):
@@ -73,7 +90,9 @@ class Answer(_Control, frozen=True, tag="answer"):
     """accepted, or refused with a reason the operator can act on."""
 
     accepted: bool
+    """True: done, or under way."""
     reason: str = ""
+    """Why not, and what to do; or what there is to say."""
 
 
 Request = Hello | ClockProbe | SnapshotRequest | Stop | Ask
@@ -87,14 +106,16 @@ _reply = msgspec.msgpack.Decoder(Reply).decode
 def decode_request(data: bytes) -> Request:
     """Raises WireError with what was expected."""
     try:
-        return _request(data)
+        request: Request = _request(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"control request: {error}") from None
+        raise WireError(f"control request: {str(error)[:MAX_REASON]}") from None
+    return request
 
 
 def decode_reply(data: bytes) -> Reply:
     """Raises WireError with what was expected."""
     try:
-        return _reply(data)
+        reply: Reply = _reply(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"control reply: {error}") from None
+        raise WireError(f"control reply: {str(error)[:MAX_REASON]}") from None
+    return reply

@@ -25,6 +25,7 @@ class Cause(Struct, frozen=True, gc=False):
     frame: Count
     """Counts the frames of all planes, from 0."""
     plane: Count
+    """0 proximal, 1 distal."""
     time_s: float
     """Frame time, seconds: decisions depend on this alone."""
     arrival_ns: int
@@ -55,6 +56,7 @@ class Traces(Message, frozen=True, kw_only=True, tag="traces"):
 
     topic: ClassVar[str] = "imaging.traces"
     plane: Count
+    """0 proximal trunk (decoded), 1 distal trunk."""
     f: F32
     """(n_rois,) mean detector counts, in the order of the plane's ROI set."""
     shift_y_px: float = 0.0
@@ -74,8 +76,11 @@ class Preview(Message, frozen=True, kw_only=True, tag="preview"):
     newest: ClassVar[bool] = True
     bulk: ClassVar[bool] = True
     plane: Count
+    """0 proximal, 1 distal."""
     height: Count
+    """Rows."""
     width: Count
+    """Columns."""
     low: float
     """Counts shown as black."""
     high: float
@@ -88,20 +93,28 @@ class Raw(Message, frozen=True, kw_only=True, tag="raw"):
     topic: ClassVar[str] = "imaging.raw"
     bulk: ClassVar[bool] = True
     plane: Count
+    """0 proximal, 1 distal."""
     height: Count
+    """Rows."""
     width: Count
+    """Columns."""
     dtype: Literal["|u1", "<u2"]
+    """Pixels as numpy names them: 8-bit, or 16-bit little-endian, unsigned."""
 
 
 class PlaneRois(Struct, frozen=True):
     """The ROIs of one plane, as pixel lists."""
 
     plane: Count
+    """0 proximal, 1 distal."""
     names: list[str]
+    """(n_rois,) what the rig calls each ROI."""
     lengths: I32
     """(n_rois,) how many pixels each ROI has; the next two arrays hold the ROIs one after another."""
     rows: I32
+    """(sum of lengths,) row of each pixel, from the top, from 0."""
     cols: I32
+    """(sum of lengths,) column of each pixel, from the left, from 0."""
 
 
 class Rois(Message, frozen=True, kw_only=True, tag="rois"):
@@ -113,9 +126,13 @@ class Rois(Message, frozen=True, kw_only=True, tag="rois"):
     topic: ClassVar[str] = "imaging.rois"
     state: ClassVar[bool] = True
     set_id: str
+    """Names this ROI set; another set has another id."""
     height: Count
+    """Rows of the image."""
     width: Count
+    """Columns of the image."""
     planes: list[PlaneRois]
+    """One a plane."""
     match_to_day1: float | None = None
     """Correlation of today's reference with that of day 1; None on day 1."""
 
@@ -150,14 +167,21 @@ class Calibration(Message, frozen=True, kw_only=True, tag="calibration"):
     threshold: float
     """Control value shown as 90 deg: the target."""
     mu: float
+    """Mean of the Gaussian fitted to the mirrored lower half of baseline D (experiment.md 2.4)."""
     sigma: float
+    """Its standard deviation."""
     z_star: float
+    """(threshold - mu) / sigma of day 1: the criterion of all days."""
     seed: int
+    """Of the random windows."""
     first_frame: Count
     """The baseline that was used: first and last frame index, inclusive."""
     last_frame: Count
+    """See first_frame."""
     n_values: Count
+    """Baseline values that were used."""
     baseline: str = "passive"
+    """Name of the baseline in the task file; "fixed" where the task file gave the values themselves."""
 
 
 class Session(Message, frozen=True, kw_only=True, tag="session"):
@@ -166,6 +190,7 @@ class Session(Message, frozen=True, kw_only=True, tag="session"):
     topic: ClassVar[str] = "rig.session"
     state: ClassVar[bool] = True
     run_id: str
+    """Names the run and its folder."""
     rig: str
     """Text of the rig file."""
     task: str
@@ -173,8 +198,11 @@ class Session(Message, frozen=True, kw_only=True, tag="session"):
     animal: str = ""
     """Text of the animal file."""
     rig_hash: str = ""
+    """Of the rig file that task runs on."""
     versions: dict[str, str] = {}
+    """Package -> version."""
     seeds: dict[str, int] = {}
+    """Of every random draw, by what it is for."""
     simulated: bool
     """True if any stand-in takes the place of hardware or animal."""
     overrides: list[str] = []
@@ -191,9 +219,13 @@ class Selection(Message, frozen=True, kw_only=True, tag="selection"):
     topic: ClassVar[str] = "task.selection"
     state: ClassVar[bool] = True
     plus: list[int]
+    """Indices of P+ in the ROI set of the proximal plane."""
     minus: list[int]
+    """Of P-."""
     seed: int
+    """Of the draw that split them."""
     confirmed_by: str = ""
+    """Who agreed to it."""
 
 
 class RequestLog(Message, frozen=True, kw_only=True, tag="request"):
@@ -201,10 +233,17 @@ class RequestLog(Message, frozen=True, kw_only=True, tag="request"):
 
     topic: ClassVar[str] = "task.request"
     kind: str
+    """As in the request: "start", "pause", ..."""
     by: str
+    """Who asked."""
     detail: str = ""
+    """Text and options that came with it."""
     accepted: bool
+    """False: refused, nothing was done."""
     reason: str = ""
+    """Why it was refused, or what follows."""
+    last_frame: int = -1
+    """Frame index of the last output that task had taken when it answered, -1 if none: a replay puts it there."""
 
 
 class Stall(Message, frozen=True, kw_only=True, tag="stall"):
@@ -212,6 +251,7 @@ class Stall(Message, frozen=True, kw_only=True, tag="stall"):
 
     topic: ClassVar[str] = "task.stall"
     waited_s: float
+    """How long nothing came, by the rig clock."""
     last_frame: int
     """Frame index of the last output seen, -1 if none was."""
     what: str = "frames"
@@ -227,10 +267,13 @@ class Phase(Message, frozen=True, kw_only=True, tag="phase"):
     topic: ClassVar[str] = "task.phase"
     state: ClassVar[bool] = True
     phase: PhaseName
+    """What the session does from now on."""
     day: Count
+    """Day of the experiment, from 1."""
     t_s: float = 0.0
     """Frame time at which it began."""
     reason: str = ""
+    """Why, where it is not the plan: who paused, what was lost."""
 
 
 TrialEdge = Literal["start", "hit", "miss", "void"]
@@ -241,11 +284,15 @@ class Trial(Message, frozen=True, kw_only=True, tag="trial"):
 
     topic: ClassVar[str] = "task.trial"
     trial: Count
+    """Number of the trial in the session, from 0."""
     edge: TrialEdge
+    """What happened."""
     t_s: float
     """Frame time of the edge."""
     reason: str = ""
     """Why a trial is void."""
+    elapsed_s: float = 0.0
+    """Closed-loop time of the session that has run so far, pauses and gaps left out."""
 
 
 Picture = Literal["grey", "grating", "black"]
@@ -258,6 +305,7 @@ class Show(Message, frozen=True, kw_only=True, tag="show"):
     state: ClassVar[bool] = True
     newest: ClassVar[bool] = True
     what: Picture
+    """Isoluminant grey, a grating, or black."""
     angle_deg: float | None = None
     """0 = vertical bars, 90 = horizontal (target); positive turns the bars counter-clockwise as seen."""
 
@@ -278,6 +326,7 @@ class RewardCommand(Command, frozen=True, kw_only=True, tag="reward"):
 
     topic: ClassVar[str] = "task.reward"
     volume_ul: Annotated[float, Meta(ge=0)]
+    """How much; the service turns it into an open time by its valve calibration."""
     trial: int = -1
     """-1: no trial's reward (free reward, benchmark)."""
 
@@ -287,7 +336,9 @@ class OptoCommand(Command, frozen=True, kw_only=True, tag="opto"):
 
     topic: ClassVar[str] = "task.opto"
     armed: bool
+    """True: a pulse on each frame trigger; False: none."""
     pulse_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """How long each pulse is."""
 
 
 # ---------------------------------------------------------------- stimulus
@@ -298,7 +349,9 @@ class Shown(Message, frozen=True, kw_only=True, tag="shown"):
 
     topic: ClassVar[str] = "stimulus.shown"
     what: Picture
+    """As in task.show."""
     angle_deg: float | None = None
+    """As in task.show."""
     flip_ns: int
     """Rig clock when the swap returned; not light onset, which only a photodiode tells."""
     superseded: Count = 0
@@ -315,6 +368,7 @@ class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
 
     topic: ClassVar[str] = "actuation.accepted"
     id: int
+    """Of the command."""
     received_ns: int
     """Rig clock when the command was in the actuation service's hands."""
 
@@ -324,10 +378,13 @@ class Done(Message, frozen=True, kw_only=True, tag="done"):
 
     topic: ClassVar[str] = "actuation.done"
     id: int
+    """Of the command."""
     open_ns: int
     """Rig clock when the pin went high (controller time mapped on the rig clock)."""
     close_ns: int
+    """Rig clock when the pin went low."""
     volume_ul: float
+    """How much that gave, by the valve calibration."""
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
@@ -335,7 +392,9 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused"):
 
     topic: ClassVar[str] = "actuation.refused"
     id: int
+    """Of the command."""
     reason: str
+    """Place, found, expected."""
 
 
 class Lick(Message, frozen=True, kw_only=True, tag="lick"):
@@ -355,7 +414,9 @@ class Wheel(Message, frozen=True, kw_only=True, tag="wheel"):
     count: int
     """Encoder counts since the controller started, signed."""
     speed_cm_s: float
+    """Signed as the counts are."""
     t_ns: int
+    """Rig clock of the reading."""
 
 
 # ---------------------------------------------------------------- every service
@@ -368,8 +429,11 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
 
     topic: ClassVar[str] = "rig.heartbeat"
     health: Health
+    """Ready once nothing must be done first."""
     protocol: int = PROTOCOL
+    """Protocol number."""
     rig_hash: str = ""
+    """Of the rig file that this service was started with."""
     run_id: str = ""
     """The session this service has prepared itself for, as it last heard in rig.session."""
     why_not_ready: list[str] = []
@@ -391,11 +455,13 @@ class Fault(Message, frozen=True, kw_only=True, tag="fault"):
 
     topic: ClassVar[str] = "rig.fault"
     service: str
+    """Which one stops."""
     error: str
     """Exception class."""
     detail: str
     """Place, found, expected."""
     traceback: str = ""
+    """Where, for the programmer."""
 
 
 class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
@@ -406,6 +472,7 @@ class Alarm(Message, frozen=True, kw_only=True, tag="alarm"):
     code: str
     """Such as "wrong-frame-size", "wrong-plane", "image-mismatch", "no-display", "disk-full"."""
     active: bool
+    """False: the condition is over."""
     detail: str
     """Place, found, expected, what to do."""
 
@@ -419,6 +486,7 @@ class Clock(Message, frozen=True, kw_only=True, tag="clock"):
     bound_ns: int
     """The true offset lies within +- this."""
     round_trip_ns: int
+    """Of the exchange that is believed, the shortest of late."""
 
 
 # ---------------------------------------------------------------- recording
@@ -428,7 +496,9 @@ class TopicAudit(Struct, frozen=True):
     """How many messages of a topic were published in the session, and how many are in the journal."""
 
     expected: int
+    """Published, as the publishers counted."""
     written: int
+    """In the journal."""
 
 
 class Audit(Message, frozen=True, kw_only=True, tag="audit"):
@@ -436,8 +506,11 @@ class Audit(Message, frozen=True, kw_only=True, tag="audit"):
 
     topic: ClassVar[str] = "recording.audit"
     complete: bool
+    """True if every topic's counts agree."""
     topics: dict[str, TopicAudit]
+    """Topic -> counts."""
     segments: int = 1
+    """Journal segments; more than one if recording was restarted."""
     notes: list[str] = []
     """Whatever makes the record less than complete, a line each."""
 

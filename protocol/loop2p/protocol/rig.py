@@ -119,6 +119,11 @@ class RigFile(Struct, frozen=True):
 _ENDPOINT = re.compile(r"^(tcp://[^:/]+:\d{1,5}|inproc://.+|ipc://.+)$")
 
 
+def _port_exists(endpoint: str) -> bool:
+    port = endpoint.rsplit(":", 1)[-1]
+    return not port.isdigit() or 0 < int(port) < 65536
+
+
 def read_rig(path: Path | str) -> RigFile:
     """Read and check a rig file. Raises FileError: file, line or key, found, expected."""
     path = Path(path)
@@ -146,13 +151,20 @@ def parse_rig(text: str, path: Path | str = "rig file") -> RigFile:
         for which in ("publish", "bulk", "control"):
             endpoint = getattr(spec, which)
             key = f"services.{name}.{which}"
-            if not _ENDPOINT.match(endpoint):
+            if not _ENDPOINT.match(endpoint) or not _port_exists(endpoint):
                 raise mistake(key, f"found {endpoint!r}, expected an endpoint such as 'tcp://127.0.0.1:5500'")
             if endpoint in seen:
                 raise mistake(key, f"{endpoint} is already {seen[endpoint]}; every endpoint must differ")
             seen[endpoint] = key
-        if spec.metrics and not re.match(r"^[^:/]+:\d{1,5}$", spec.metrics):
-            raise mistake(f"services.{name}.metrics", f"found {spec.metrics!r}, expected host:port")
+        if spec.metrics:
+            key = f"services.{name}.metrics"
+            if not re.match(r"^[^:/]+:\d{1,5}$", spec.metrics) or not _port_exists(spec.metrics):
+                raise mistake(key, f"found {spec.metrics!r}, expected host:port")
+            if f"tcp://{spec.metrics}" in seen:
+                raise mistake(
+                    key, f"{spec.metrics} is already {seen[f'tcp://{spec.metrics}']}; every endpoint must differ"
+                )
+            seen[f"tcp://{spec.metrics}"] = key
         if spec.class_ and not re.match(r"^[\w.]+:\w+$", spec.class_):
             raise mistake(f"services.{name}.class", f"found {spec.class_!r}, expected 'package.module:Class'")
     for name in ROLES:

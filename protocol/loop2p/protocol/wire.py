@@ -10,11 +10,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct, structs
 
+from loop2p.protocol.arrays import broken_array
 from loop2p.protocol.messages import MESSAGES, PROTOCOL, Cause, Message
 
+MAX_TOPIC_BYTES = 64
+MAX_HEADER_BYTES = 4_000
 MAX_BODY_BYTES = 4_000_000
 MAX_BUFFER_BYTES = 64_000_000
 MAX_BUFFERS = 8
+MAX_REASON = 300
+"""Characters of what a decoder says: it may quote the sender's text, however long."""
 
 
 class WireError(ValueError):
@@ -25,6 +30,7 @@ class Header(Struct, frozen=True, omit_defaults=True, gc=False):
     """Who sent a message, when, and because of which frame."""
 
     protocol: int
+    """Protocol number of the sender."""
     source: str
     """Service name."""
     instance: str
@@ -34,6 +40,7 @@ class Header(Struct, frozen=True, omit_defaults=True, gc=False):
     sent_ns: int
     """Rig clock when it was sent."""
     cause: Cause | None = None
+    """The frame that the message follows from; nil where none is the reason."""
     resent: bool = False
     """A state message sent again for somebody who joined late: same seq, no news to the others."""
 
@@ -83,16 +90,20 @@ def open_parts(parts: Sequence[bytes | memoryview]) -> Envelope:
     """Parts -> envelope with a checked header; the body is decoded when asked for. Raises WireError."""
     if not 3 <= len(parts) <= 3 + MAX_BUFFERS:
         raise WireError(f"{len(parts)} parts, expected topic, header, body and at most {MAX_BUFFERS} buffers")
+    if len(parts[0]) > MAX_TOPIC_BYTES:
+        raise WireError(f"topic of {len(parts[0])} bytes, limit {MAX_TOPIC_BYTES}")
     try:
         topic = bytes(parts[0]).decode("ascii")
     except UnicodeDecodeError:
-        raise WireError(f"topic {bytes(parts[0][:40])!r} is not ASCII") from None
+        raise WireError(f"topic {bytes(parts[0])!r} is not ASCII") from None
     if topic not in MESSAGES:
-        raise WireError(f"topic {topic[:60]!r} is unknown, expected one of SPEC.md")
+        raise WireError(f"topic {topic!r} is unknown, expected one of SPEC.md")
+    if len(parts[1]) > MAX_HEADER_BYTES:
+        raise WireError(f"{topic}: header of {len(parts[1])} bytes, limit {MAX_HEADER_BYTES}")
     try:
         header = _decode_header(parts[1])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"{topic} header: {error}") from None
+        raise WireError(f"{topic} header: {str(error)[:MAX_REASON]}") from None
     if header.protocol != PROTOCOL:
         raise WireError(f"{topic} from {header.source}: protocol {header.protocol}, expected {PROTOCOL}")
     if len(parts[2]) > MAX_BODY_BYTES:
@@ -110,7 +121,10 @@ def decode_body(
     try:
         message: Message = _decode_body[topic](body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"{topic} body: {error}") from None
+        raise WireError(f"{topic} body: {str(error)[:MAX_REASON]}") from None
+    broken = broken_array(message)
+    if broken:
+        raise WireError(f"{topic} body: {broken}")
     structs.force_setattr(message, "cause", cause)  # fresh and unshared: nobody sees it change
     structs.force_setattr(message, "buffers", tuple(buffers))
     return message

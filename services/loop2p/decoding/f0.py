@@ -9,8 +9,8 @@ class RollingF0:
     """The running percentile of the last `window` frames of each ROI, the present frame included.
 
     Equal to `np.percentile(last_frames, percentile, axis=0)` (linear interpolation). Each ROI keeps its window
-    sorted, so that a frame costs one binary search and one shift instead of a sort. Until the window is full it
-    uses the frames it has; the first frame's F0 is that frame itself.
+    sorted, so that a frame costs two counts and one shift instead of a sort. Until the window is full it uses the
+    frames it has; the first frame's F0 is that frame itself.
 
     A value that is not finite (NaN, inf) has no place in a sorted window: `update` raises ArithmeticError and
     leaves the window as it was.
@@ -22,17 +22,19 @@ class RollingF0:
         if not 0 <= percentile <= 100:
             raise ValueError(f"percentile {percentile}, expected 0 to 100")
         self.window, self.percentile = window, percentile
-        self._frames = np.zeros((window, n_rois), np.float32)  # ring: which value leaves
-        self._sorted = np.zeros((n_rois, window), np.float32)
+        self._frames = np.empty((window, n_rois), np.float32)  # ring: which value leaves
+        self._sorted = np.empty((n_rois, window), np.float32)
         self._f0 = np.zeros(n_rois, np.float32)
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
         self._count = 0  # frames seen; the ring's place follows from it
+        self._frames.fill(np.inf)  # a frame that is not there yet sorts behind every real one
+        self._sorted.fill(np.inf)
 
     def update(self, f: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take a frame's F, (n_rois,) float32; returns F0, (n_rois,). The array returned is used again by the next call.
+        """Take a frame's F, (n_rois,) float32; return F0, (n_rois,), in an array that the next call writes again.
 
         Raises ArithmeticError for a value that is not finite and ValueError for another number of ROIs.
         """
@@ -66,21 +68,22 @@ def _slide(
     high = min(low + 1, n - 1)
     share = rank - low
     for roi in range(f.size):
-        row, new = ordered[roi], f[roi]
-        last = n - 1
-        # The value that leaves has its place at `hole`: the end while the window fills, else where the oldest is.
-        hole = last if count < window else np.searchsorted(row, frames[place, roi])
+        row, new, old = ordered[roi], f[roi], frames[place, roi]
         frames[place, roi] = new
-        if hole > 0 and row[hole - 1] > new:
-            first = np.searchsorted(row[:hole], new)
-            for k in range(hole, first, -1):
-                row[k] = row[k - 1]
-            hole = first
-        elif hole < last and row[hole + 1] < new:
-            end = hole + np.searchsorted(row[hole + 1 : n], new)
-            for k in range(hole, end):
-                row[k] = row[k + 1]
-            hole = end
-        row[hole] = new
+        # Counting beats a binary search: it runs straight through memory and in vector registers
+        # (bench_f0, 500 ROIs: half the time of two searches when the window is not in the cache).
+        n_below_old, n_below_new = np.int32(0), np.int32(0)
+        for k in range(row.size):
+            n_below_old += np.int32(row[k] < old)
+            n_below_new += np.int32(row[k] < new)
+        if n_below_new > n_below_old:
+            part = row[n_below_old:n_below_new]
+            for k in range(part.size - 1):
+                part[k] = part[k + 1]
+            part[-1] = new
+        else:
+            part, carried = row[n_below_new : n_below_old + 1], new
+            for k in range(part.size):
+                part[k], carried = carried, part[k]
         f0[roi] = row[low] + share * (row[high] - row[low])
     return -1

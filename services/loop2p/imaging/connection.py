@@ -1,4 +1,4 @@
-"""One TCP peer on one port, listened for or connected to. Nothing here ever blocks."""
+"""The peers on one TCP port, listened for or connected to. Nothing here ever blocks."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import sys
+from typing import Any
 
 from loop2p.protocol import FileError
 
@@ -18,15 +19,16 @@ RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
 
 
 class Connection:
-    """Keeps at most one peer: the first that comes; further ones are closed at once and counted in `refused`.
+    """Keeps the `most` peers that come first; further ones are closed at once and counted in `refused`.
 
-    `sock` is the connected, non-blocking socket, or None. The owner calls `visit` now and then and `drop` once the
-    peer has gone. Raises FileError at the start if the address cannot be listened on.
+    `peers` are connected, non-blocking sockets. The owner calls `visit` now and then, and `drop` once a peer has gone.
+    Raises FileError at the start if the address cannot be listened on.
     """
 
-    def __init__(self, listen: bool, address: str, port: int, place: str) -> None:
-        self.sock: socket.socket | None = None
+    def __init__(self, listen: bool, address: str, port: int, place: str, most: int = 1) -> None:
+        self.peers: list[socket.socket] = []
         self.refused = 0
+        self._most = most
         self.trouble = ""
         """Why the last attempt to connect failed."""
         self._listener: socket.socket | None = None
@@ -34,9 +36,11 @@ class Connection:
         self._tried_ns = 0
         self._next_try_ns = 0
         try:
-            self._family, _, _, _, self._where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         except (OSError, UnicodeError) as error:
             raise FileError(f"{place}: cannot resolve the address {address!r} ({error})") from None
+        self._family: int = found[0]
+        self._where: Any = found[4]
         self.name = f"{address}:{port}"
         if listen:
             try:
@@ -54,28 +58,33 @@ class Connection:
         where = self._listener.getsockname() if self._listener else self._where
         return int(where[1])
 
+    @property
+    def peer(self) -> socket.socket | None:
+        """The first peer."""
+        return self.peers[0] if self.peers else None
+
     def fileno(self) -> int:
-        """What to wait on: the peer's data, else the listener; -1 while connecting."""
-        sock = self.sock or self._listener
+        """What to wait on: the first peer's data, else the listener; -1 while connecting."""
+        sock = self.peer or self._listener
         return sock.fileno() if sock else -1
 
     def visit(self, now_ns: int) -> bool:
         """See who is there. True if a peer has just become connected. `now_ns`: time.perf_counter_ns."""
         return self._accept() if self._listener else self._connect(now_ns)
 
-    def drop(self, now_ns: int) -> None:
-        """The peer has gone, or is no longer wanted."""
-        if self.sock:
-            self.sock.close()
-            self.sock = None
-            self._next_try_ns = now_ns + RETRY_NS
+    def drop(self, peer: socket.socket, now_ns: int) -> None:
+        """A peer has gone, or is no longer wanted."""
+        peer.close()
+        self.peers.remove(peer)
+        self._next_try_ns = now_ns + RETRY_NS
 
     def close(self) -> None:
         """Close all sockets. May be called twice."""
-        for sock in (self.sock, self._trying, self._listener):
+        for sock in (*self.peers, self._trying, self._listener):
             if sock:
                 sock.close()
-        self.sock = self._trying = self._listener = None
+        self.peers.clear()
+        self._trying = self._listener = None
 
     def _accept(self) -> bool:
         assert self._listener
@@ -83,15 +92,15 @@ class Connection:
             peer, _ = self._listener.accept()
         except OSError:  # nobody, or gone again before we looked
             return False
-        if self.sock:
+        if len(self.peers) == self._most:
             peer.close()
             self.refused += 1
             return False
-        self.sock = _prepared(peer)
+        self.peers.append(_prepared(peer))
         return True
 
     def _connect(self, now_ns: int) -> bool:
-        if self.sock:
+        if self.peers:
             return False
         if self._trying is None:
             if now_ns < self._next_try_ns:
@@ -114,7 +123,8 @@ class Connection:
                 return self._failed("nobody there", now_ns)
         except OSError as error:  # gone again already
             return self._failed(os.strerror(error.errno or 0), now_ns)
-        self.sock, self._trying, self.trouble = _prepared(self._trying), None, ""
+        self.peers.append(_prepared(self._trying))
+        self._trying, self.trouble = None, ""
         return True
 
     def _failed(self, trouble: str, now_ns: int) -> bool:
@@ -144,14 +154,14 @@ def _enlarge(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
-def _listen(family: int, where: object) -> socket.socket:
+def _listen(family: int, where: Any) -> socket.socket:
     sock = _data_socket(family)
     try:
         if sys.platform == "win32":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for TIME_WAIT
-        sock.bind(where)  # type: ignore[arg-type]
+        sock.bind(where)
         sock.listen(4)
         sock.setblocking(False)
     except OSError:

@@ -1,5 +1,6 @@
 """Frames from a microscope by TCP, as Scanbox and the CLOOSE senders push them (experiment.md 2.9)."""
 
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -28,6 +29,8 @@ VISIT_NS = 50_000_000
 """How often to look at what is not waited for: the handshake, a second peer, a peer that is not there yet."""
 MOST_FRAMES = 8
 """Frames handed out in one call, so that the service's other work is never kept waiting."""
+MOST_CONTROL_PEERS = 8
+"""A stranger who holds a control connection does not keep the microscope's from being heard."""
 STALE_NS = 10_000_000_000
 """A refused handshake is held against an image connection that begins this soon after it, not against later ones."""
 
@@ -78,14 +81,17 @@ class TcpReceiver:
         if options.control_port:
             try:
                 port = max(options.control_port, 0)
-                self._control = Connection(options.listen, options.address, port, f"{place}.control_port")
+                self._control = Connection(
+                    options.listen, options.address, port, f"{place}.control_port", MOST_CONTROL_PEERS
+                )
             except Exception:
                 self._image.close()
                 raise
         self._ring = FrameRing(self._form, MOST_FRAMES)
         self._numbering = Numbering(microscope.planes, microscope.rate_hz)
         self._next_visit_ns = 0
-        self._control_bytes = b""
+        self._control_bytes: dict[socket.socket, bytes] = {}
+        """What each control peer has sent of a handshake that is not whole yet."""
         self._announced: Handshake | HandshakeError | None = None
         """For the next image connection."""
         self._announced_ns = 0
@@ -122,7 +128,7 @@ class TcpReceiver:
         return {**self._count, "refused_peers": refused}
 
     def why_not_ready(self) -> list[str]:
-        if self._image.sock is None:
+        if self._image.peer is None:
             if self.options.listen:
                 return [
                     f"no microscope has connected to {self._image.name}; start its stream to this machine, or set "
@@ -142,12 +148,12 @@ class TcpReceiver:
 
     def frames(self) -> Iterable[Frame | Alarm]:
         now_ns = time.perf_counter_ns()
-        if self._image.sock is None or now_ns >= self._next_visit_ns:
+        if self._image.peer is None or now_ns >= self._next_visit_ns:
             self._visit(now_ns)
         handed = reads = 0
         drained = False
         while handed < MOST_FRAMES:
-            if self._ring.ready and not self._handed:
+            if self._ring.ready and (self._contradiction or not self._handed):
                 self._settle()
             while self._alarms:
                 yield self._alarms.popleft()
@@ -155,7 +161,7 @@ class TcpReceiver:
             if pixels is not None:
                 handed += 1
                 yield self._number(pixels)
-            elif drained or self._image.sock is None or reads == MOST_FRAMES:
+            elif drained or self._image.peer is None or reads == MOST_FRAMES:
                 break
             else:
                 drained = self._receive()
@@ -166,13 +172,13 @@ class TcpReceiver:
     def _visit(self, now_ns: int) -> None:
         """Look at everything that is not waited for."""
         self._next_visit_ns = now_ns + VISIT_NS
+        self._read_control(now_ns)
         if self._image.visit(now_ns):
             self._count["connections"] += 1
             self._begin()
             announced, self._announced = self._announced, None
             if isinstance(announced, Handshake) or now_ns - self._announced_ns < STALE_NS:
                 self._apply(announced)
-        self._read_control(now_ns)
 
     def _begin(self) -> None:
         """A new image connection: it begins with a whole frame."""
@@ -190,10 +196,10 @@ class TcpReceiver:
 
     def _receive(self) -> bool:
         """Take in what is there; true if that was all."""
-        assert self._image.sock
+        assert self._image.peer
         room = self._ring.room()
         try:
-            n = self._image.sock.recv_into(room)
+            n = self._image.peer.recv_into(room)
         except (BlockingIOError, InterruptedError):
             return True
         except OSError as error:
@@ -206,20 +212,18 @@ class TcpReceiver:
         self._received += n
         self._count["bytes"] += n
         self._ring.add(n)
-        if self._contradiction:
-            self._drain()
         return n < len(room)
 
-    def _drain(self) -> None:
-        """Throw away the frames of a peer that contradicts the rig file."""
-        while self._ring.take() is not None:
-            self._seen += 1
-            self._count["frames_refused"] += 1
-
     def _settle(self) -> None:
-        """A connection's first frame is in: settle its index and plane, and end the alarms."""
-        self._read_control(time.perf_counter_ns())  # the handshake was sent before it
+        """A connection's first frame is in: settle its index and plane, and end the alarms.
+
+        Frames of a peer that contradicts the rig file are thrown away, unless it has thought better of it.
+        """
+        self._read_control(time.perf_counter_ns())  # the handshake was sent before the frame
         if self._contradiction:
+            while self._ring.take() is not None:
+                self._seen += 1
+                self._count["frames_refused"] += 1
             return
         plane = ((self._handshake.plane if self._handshake else 0) + self._seen) % self.microscope.planes
         note = f"frames come from {self._image.name}"
@@ -247,7 +251,8 @@ class TcpReceiver:
 
     def _lost(self, why: str) -> None:
         """The peer has closed or died."""
-        self._image.drop(time.perf_counter_ns())
+        assert self._image.peer
+        self._image.drop(self._image.peer, time.perf_counter_ns())
         whole, over = divmod(self._received, self._form.frame_bytes)
         if over:
             self._count["partial_frames"] += 1
@@ -275,50 +280,55 @@ class TcpReceiver:
 
     def _read_control(self, now_ns: int) -> None:
         """Read what handshakes there are. Anything else is counted, and its sender hung up on."""
-        control = self._control
-        if control is None:
+        if self._control is None:
             return
-        if control.visit(now_ns):
-            self._control_bytes = b""
-        if control.sock is None:
-            return
-        try:
-            data = control.sock.recv(4096)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        self._control_bytes += data
-        keep = bool(data)
-        while len(self._control_bytes) >= HANDSHAKE.size or (self._control_bytes and not keep):
-            one, self._control_bytes = self._control_bytes[: HANDSHAKE.size], self._control_bytes[HANDSHAKE.size :]
+        self._control.visit(now_ns)
+        for peer in list(self._control.peers):
             try:
-                handshake = read_handshake(one, self.microscope.planes, self.options.handshake_first_plane)
-                self._count["handshakes"] += 1
-                self._announce(handshake, now_ns)
-            except HandshakeError as error:
-                self._count["handshakes_refused"] += 1
-                self._announce(error, now_ns)
-                self._control_bytes, keep = b"", False
-        if not keep:
-            control.drop(now_ns)
+                data = peer.recv(4096)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError:
+                data = b""
+            waiting = self._control_bytes.pop(peer, b"") + data
+            while len(waiting) >= HANDSHAKE.size or (waiting and not data):
+                one, waiting = waiting[: HANDSHAKE.size], waiting[HANDSHAKE.size :]
+                if not self._hear(one, now_ns):
+                    waiting = data = b""
+            if data:
+                self._control_bytes[peer] = waiting
+            else:
+                self._control.drop(peer, now_ns)
+
+    def _hear(self, data: bytes, now_ns: int) -> bool:
+        """Take one handshake; false if it is none, or contradicts the rig file."""
+        found: Handshake | HandshakeError
+        try:
+            found = read_handshake(data, self.microscope.planes, self.options.handshake_first_plane)
+            self._count["handshakes"] += 1
+        except HandshakeError as error:
+            found = error
+            self._count["handshakes_refused"] += 1
+        self._announce(found, now_ns)
+        return isinstance(found, Handshake)
 
     def _announce(self, found: Handshake | HandshakeError, now_ns: int) -> None:
         """Decide which image connection a handshake belongs to: the open one if it has none yet, else the next."""
         noise = isinstance(found, HandshakeError) and found.noise
-        if self._image.sock and self._handshake is None:
+        if self._image.peer and self._handshake is None:
             if not (noise and self._handed):  # a stranger on the control port does not stop a running stream
                 self._apply(found)
-        elif isinstance(found, Handshake) or self._image.sock is None and not (noise and self._announced):
+        elif isinstance(found, Handshake) or (self._image.peer is None and not (noise and self._announced)):
             self._announced, self._announced_ns = found, now_ns
 
     def _apply(self, found: Handshake | HandshakeError | None) -> None:
         """Let a handshake hold for the open image connection."""
         place = f"handshake on {self._control.name if self._control else 'no port'}"
         if isinstance(found, HandshakeError):
-            self._contradiction = f"{place}: {found}; correct the sender or the rig file, then connect again"
-            self._raise("handshake", f"{self._contradiction}. No frame of this connection is used")
-            self._drain()
+            said = f"{place}: {found}; correct the sender or the rig file, then connect again"
+            if said != self._contradiction:
+                self._raise("handshake", f"{said}. No frame of this connection is used")
+            self._contradiction = said
         elif found:
             self._handshake, self._contradiction = found, ""
             plane = (found.plane + self._seen) % self.microscope.planes

@@ -43,7 +43,7 @@ class Format(Struct, frozen=True):
 class FrameRing:
     """Whole frames out of a byte stream, without a copy: bytes are received where the frames are looked at.
 
-    Use: `take` until it gives None, fill part of `room()`, say `add(n)`. A frame stays as it is until the next is taken.
+    Use: `take` until it gives None, fill part of `room()`, say `add(n)`. A frame stays until the next is taken.
     """
 
     def __init__(self, form: Format, slots: int = 8) -> None:
@@ -123,7 +123,7 @@ class Numbering:
         """
         step = (plane - self.plane) % self.planes  # frames lost at least, for the planes to stay in step
         lost = elapsed_s * self.rate_hz - 1
-        lost_volumes = max(0, round((lost - step) / self.planes))
+        lost_volumes = max(0, int((lost - step) / self.planes + 0.5))
         skipped = step + lost_volumes * self.planes
         self.index += skipped
         self.plane = plane

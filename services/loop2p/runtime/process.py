@@ -76,15 +76,15 @@ class Process:
         reference = rig_file.rig.services[rig_file.rig.clock.reference]
         self.clock = RigClock(is_reference=self.spec.host == reference.host)
         self.context = Context(self.name, self.instance, rig_file, self.clock, self.log, self._ask_peer)
+        self.metrics = Metrics(name)
+        self.gaps = self.rejected = 0
         place = f"{rig_file.path}: services.{name}.class"
         kind = load(self.spec.class_ or ROLES[name], place)
         if not issubclass(kind, Service):
             raise FileError(f"{place}: {kind.__name__} is no loop2p.runtime.Service")
         self.service = kind.from_rig(rig_file.options(name, kind.Options), self.context)
-        self.metrics = Metrics(name)
         self.sequences = Sequences()
         self.run_id = ""
-        self.gaps = self.rejected = 0
         self._health = "starting"
         self._heard: dict[str, int] = {}
         self._wake_read, self._wake_write = socket.socketpair()

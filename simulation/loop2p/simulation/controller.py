@@ -1,8 +1,8 @@
 """The stand-in microcontroller: the firmware model behind a real serial port, with wires to the other stand-ins.
 
 Host side: a pseudo-terminal, or a TCP port for "socket://" (the only way on Windows). Wires: text lines over TCP.
-Out: "valve 1 <t_us>", "valve 0 <t_us>", "led 1 <t_us>", "led 0 <t_us>" (controller time). In: "lick", "wheel <counts>"
-(signed, since the last), "frame" (the microscope's frame trigger).
+Out: "valve 1 <t_us>", "valve 0 <t_us>", "led 1 <t_us>", "led 0 <t_us>" (controller time, 32 bits). In: "lick",
+"wheel <counts>" (signed, since the last), "frame" (the microscope's frame trigger).
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self, TextIO
 import msgspec
 from msgspec import Struct
 
+from loop2p.actuation.link import MICROS_WRAP
 from loop2p.protocol import RigFile
 from loop2p.simulation.controller_core import ControllerCore, FirmwareLimits, Pin
 
@@ -143,7 +144,7 @@ class Controller:
         """Pins first, then what is said about them."""
         for edge in self.core.take_edges():
             self._log_pin(edge.pin, edge.level, edge.t_us)
-            line = f"{edge.pin} {edge.level} {edge.t_us}\n".encode()
+            line = f"{edge.pin} {edge.level} {edge.t_us % MICROS_WRAP}\n".encode()
             for wire in list(self._wires):
                 try:
                     wire.sendall(line)

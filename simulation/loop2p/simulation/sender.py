@@ -93,11 +93,10 @@ class Sender:
                 if left_s > 0 and not self.listen:
                     time.sleep(min(0.05, left_s))
                     continue
-                self.close()
+                self.hang_up()
                 what = "connected to" if self.listen else "answers at"
                 raise ConnectionError(
-                    f"no rig {what} {self.address}:{self.ports[k] if self.ports else self._wanted[k]} "
-                    f"within {timeout_s:g} s ({error}); start imaging"
+                    f"no rig {what} {self.address}:{self.ports[k]} within {timeout_s:g} s ({error}); start imaging"
                 ) from None
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer.settimeout(None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loop2p.cli.benchmarks.machine import machine, quantiles
-from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_movie, write_rig
+from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_rig
 from loop2p.protocol import Accepted, Cause, Heartbeat, Output, RewardCommand, RigFile, Traces, control
 from loop2p.runtime.ask import ask_answer
 from loop2p.runtime.launcher import Launcher
@@ -33,13 +33,11 @@ def bench_latency(
     with tempfile.TemporaryDirectory(prefix="loop2p-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (port,) = free_ports(1)
-        movie = folder / "movie.npy"
-        write_movie(movie, 32, seed)
         rig_file = write_rig(folder, port, planes, rate_hz, n_rois, TASK, seed)
         say(f"{n_commands} commands at {rate_hz:g} Hz, {planes} plane(s), {n_rois} ROIs, seed {seed} ...")
         with running(rig_file, folder) as launcher:
             wait_until_ready(launcher, rig_file, ["task"])
-            with sending(movie, port, rate_hz, folder / "sender.log"):
+            with sending(port, rate_hz, seed, folder / "sender.log"):
                 return _measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, seed)
 
 

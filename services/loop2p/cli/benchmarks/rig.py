@@ -42,18 +42,6 @@ def write_rois(path: Path, n: int, seed: int) -> None:
     path.write_text(json.dumps(rois), encoding="utf-8")
 
 
-def write_movie(path: Path, frames: int, seed: int) -> None:
-    """(frames, 512, 796) uint16 with structure, shot noise and +-3 px of motion, as npy."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.random((HEIGHT // 8, (WIDTH + 7) // 8)) ** 4
-    scene = 20 + 400 * np.kron(coarse, np.ones((8, 8)))[:HEIGHT, :WIDTH]
-    movie = np.empty((frames, HEIGHT, WIDTH), dtype="<u2")
-    for k in range(frames):
-        shift = rng.integers(-3, 4, 2)
-        movie[k] = rng.poisson(np.roll(scene, shift, axis=(0, 1)))
-    np.save(path, movie)
-
-
 def write_rig(folder: Path, image_port: int, planes: int, rate_hz: float, n_rois: int, task: str, seed: int) -> RigFile:
     """imaging, decoding, task and actuation with its controller; stimulus and recording stay out."""
     for plane in range(planes):
@@ -70,7 +58,7 @@ def write_rig(folder: Path, image_port: int, planes: int, rate_hz: float, n_rois
     options = {
         "imaging": f'source = {{kind = "tcp", image_port = {image_port}}}\nrois = [{rois}]\npreview_hz = 0',
         "actuation": f'controller = "socket://127.0.0.1:{serial_port}"\n'
-        "valve = {calibrated = 2026-11-01, points = [[10.0, 1.0], [100.0, 10.0]]}",
+        'valve = {date = "2026-11-02", points = [{open_ms = 40, ul = 4}]}\ncalibration_stale_days = 0',
     }
     for role in ROLES:
         lines.append(f"[services.{role}]")
@@ -115,10 +103,9 @@ def wait_until_ready(launcher: Launcher, rig_file: RigFile, names: list[str], ti
 
 
 @contextmanager
-def sending(movie: Path, image_port: int, rate_hz: float, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A separate process that streams the movie, looped, column-major; rate 0: flat out."""
-    command = [sys.executable, "-m", "loop2p.simulation.sender", str(movie), "--image-port", str(image_port)]
-    command += ["--rate", str(rate_hz), "--order", "column", "--dtype", "u2", "--loop"]
+def sending(image_port: int, rate_hz: float, seed: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A separate process that streams frames, column-major; rate 0: flat out."""
+    command = [sys.executable, "-m", "loop2p.cli.benchmarks.stream", str(image_port), str(rate_hz), str(seed)]
     with open(log, "ab") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from loop2p.cli.benchmarks.latency import SERVICES, TASK, _start_args
 from loop2p.cli.benchmarks.machine import machine
-from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_movie, write_rig
+from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_rig
 from loop2p.protocol import Heartbeat, control
 from loop2p.runtime.ask import ask_answer
 from loop2p.runtime.monitor import Monitor
@@ -30,8 +30,6 @@ def bench_throughput(
     with tempfile.TemporaryDirectory(prefix="loop2p-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (port,) = free_ports(1)
-        movie = folder / "movie.npy"
-        write_movie(movie, 32, seed)
         rig_file = write_rig(folder, port, 1, 1000.0, n_rois, TASK, seed)
         say(f"flat out, {n_rois} ROIs, {seconds:g} s, seed {seed} ...")
         info = machine()
@@ -41,7 +39,7 @@ def bench_throughput(
             answer = ask_answer(rig_file.rig.services["task"].control, control.Ask("start", "bench", args), 5.0)
             if not answer.accepted:
                 raise RuntimeError(f"task refuses to start: {answer.reason}")
-            with sending(movie, port, 0, folder / "sender.log"):
+            with sending(port, 0, seed, folder / "sender.log"):
                 wait_until_ready(launcher, rig_file, SERVICES)
                 beats: dict[str, Heartbeat] = {}
                 sizes: list[dict[str, int]] = []

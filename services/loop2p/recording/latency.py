@@ -1,0 +1,118 @@
+"""How long each step took, from the stamps every message carries. All in ms.
+
+A frame's way: last byte in (cause.arrival_ns) -> traces sent -> output sent -> show or command sent -> picture on
+the screen (flip_ns), command in actuation's hands (received_ns), valve open (open_ns).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loop2p.protocol import (
+    Accepted,
+    Cause,
+    Done,
+    Message,
+    OptoCommand,
+    Output,
+    RewardCommand,
+    Show,
+    Shown,
+    Traces,
+)  # fmt: skip
+from loop2p.recording.journal import Recorded
+from loop2p.recording.run import Run
+
+M = TypeVar("M", bound=Message)
+Steps = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Frame times (s) and how long the step took (ms), both (n,)."""
+MS = 1e6
+LOOPS = ("command", "shown", "valve")
+HOPS = ("imaging", "decoding", "task", "stimulus", "command", "valve")
+
+
+class Latencies:
+    """Of each step, the frames (by frame time) and how long it took: name -> ((n,) s, (n,) ms)."""
+
+    def __init__(self, run: Run) -> None:
+        traces = _first(run.with_headers(Traces), _sent)
+        outputs = _first(run.with_headers(Output), _sent)
+        shows = _first(run.with_headers(Show), _sent)
+        rewards, optos = run.commands(RewardCommand), run.commands(OptoCommand)
+        sent = {key: record.header.sent_ns for key, (record, _) in (optos | rewards).items()}
+        cause_of = {key: record.header.cause for key, (record, _) in (optos | rewards).items()}
+
+        def cause(record: Recorded, key: int) -> Cause | None:
+            return record.header.cause or cause_of.get(key)
+
+        accepted = {m.id: (cause(r, m.id), m.received_ns) for r, m in reversed(run.with_headers(Accepted))}
+        opened = {m.id: (cause(r, m.id), m.open_ns) for r, m in run.with_headers(Done) if m.volume_ul > 0}
+        shown = _first(run.with_headers(Shown), lambda _, m: m.flip_ns)
+        decided = dict(shows)
+        for key, (record, _) in rewards.items():
+            command_cause = record.header.cause
+            if command_cause is not None:
+                decided.setdefault(command_cause.frame, (command_cause, sent[key]))
+        self.loops: dict[str, Steps] = {
+            "command": _since_arrival(accepted.values()),
+            "shown": _since_arrival(shown.values()),
+            "valve": _since_arrival(opened.values()),
+        }
+        self.hops: dict[str, Steps] = {
+            "imaging": _since_arrival(traces.values()),
+            "decoding": _between(traces, outputs),
+            "task": _between(outputs, decided),
+            "stimulus": _between(shows, shown),
+            "command": _arrays((c, ns - sent[k]) for k, (c, ns) in accepted.items() if k in sent and c is not None),
+            "valve": _arrays(
+                (c, ns - accepted[k][1]) for k, (c, ns) in opened.items() if k in accepted and c is not None
+            ),
+        }
+
+
+def quantiles(values_ms: NDArray[np.float64]) -> dict[str, float | int | None]:
+    """n and quantiles of a latency. Each is a value that occurred (nearest rank), so that a tail isn't smoothed."""
+    if not len(values_ms):
+        return {"n": 0, "p50": None, "p99": None, "p999": None, "max": None}
+    p50, p99, p999 = np.quantile(values_ms, [0.5, 0.99, 0.999], method="inverted_cdf")
+    return {
+        "n": len(values_ms),
+        "p50": round(float(p50), 4),
+        "p99": round(float(p99), 4),
+        "p999": round(float(p999), 4),
+        "max": round(float(values_ms.max()), 4),
+    }
+
+
+def _first(records: Iterable[tuple[Recorded, M]], when: Callable[[Recorded, M], int]) -> dict[int, tuple[Cause, int]]:
+    """Frame -> (cause, time) of the first message it caused.
+
+    A later one with the same cause (a state sent again, a picture drawn by a successor) is late for other reasons
+    and is no latency of the loop.
+    """
+    first: dict[int, tuple[Cause, int]] = {}
+    for record, message in records:
+        cause = record.header.cause
+        if cause is not None and not record.header.resent:
+            first.setdefault(cause.frame, (cause, when(record, message)))
+    return first
+
+
+def _sent(record: Recorded, _message: Message) -> int:
+    return record.header.sent_ns
+
+
+def _since_arrival(items: Iterable[tuple[Cause | None, int]]) -> Steps:
+    return _arrays((cause, ns - cause.arrival_ns) for cause, ns in items if cause is not None)
+
+
+def _between(before: dict[int, tuple[Cause, int]], after: dict[int, tuple[Cause, int]]) -> Steps:
+    return _arrays((cause, ns - before[frame][1]) for frame, (cause, ns) in after.items() if frame in before)
+
+
+def _arrays(items: Iterable[tuple[Cause, int]]) -> Steps:
+    pairs = sorted((cause.time_s, ns / MS) for cause, ns in items)
+    table = np.array(pairs, dtype=float).reshape(-1, 2)
+    return table[:, 0], table[:, 1]

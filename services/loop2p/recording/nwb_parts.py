@@ -1,0 +1,54 @@
+"""Small pieces from which the NWB file is put together."""
+
+from typing import Any
+
+import numpy as np
+from hdmf.backends.hdf5 import H5DataIO
+from hdmf.common import VectorData
+from numpy.typing import ArrayLike
+from pynwb import NWBFile
+from pynwb.event import EventsTable, TimestampVectorData
+
+
+def packed(data: ArrayLike) -> Any:
+    """Compressed and chunked; an empty array is left as it is."""
+    array = np.asarray(data)
+    return H5DataIO(array, compression="gzip", compression_opts=4, chunks=True) if array.size else array
+
+
+def timing(times: ArrayLike) -> dict[str, Any]:
+    """Start and rate where the times (n,) are regular to a microsecond, else every time."""
+    at = np.asarray(times, dtype=float)
+    steps = np.diff(at)
+    if len(at) > 2 and steps[0] > 0 and np.ptp(steps) < 1e-6:
+        return {"starting_time": float(at[0]), "rate": 1 / float(steps.mean())}
+    return {"timestamps": packed(at)}
+
+
+def module(nwb: NWBFile, name: str, description: str) -> Any:
+    """The processing module of that name, made when first asked for."""
+    if name in nwb.processing:
+        return nwb.processing[name]
+    return nwb.create_processing_module(name, description)
+
+
+def behavior(nwb: NWBFile) -> Any:
+    return module(nwb, "behavior", "Control value, calibration and treadmill.")
+
+
+def add_events(
+    nwb: NWBFile, name: str, description: str, times: list[float], more: dict[str, tuple[str, list[Any]]]
+) -> None:
+    """A table of events at frame times (s); `more` has each further column's description and values."""
+    columns = [TimestampVectorData(name="timestamp", description="frame time, s", data=times)]
+    columns += [VectorData(name=key, description=text, data=values) for key, (text, values) in more.items()]
+    nwb.add_events_table(EventsTable(name=name, description=description, columns=columns))
+
+
+def plain(text: str) -> str:
+    """A text as HDF5 takes it: without NUL."""
+    return text.replace("\0", "")
+
+
+def or_nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
