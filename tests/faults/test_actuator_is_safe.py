@@ -107,9 +107,7 @@ def scheduling_delay_ns(rises: list[PinEdge]) -> int:
         pytest.param("decoding", "freeze", marks=pytest.mark.long),
     ],
 )
-def test_pins_are_low_within_250_ms_of_a_loss_and_stay_low(
-    rig: Rig, victim: str, how: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_pins_are_low_within_250_ms_of_a_loss_and_stay_low(rig: Rig, victim: str, how: str) -> None:
     if how == "freeze" and os.name == "nt":
         pytest.skip("Windows cannot freeze a process by signal")
     rig.trigger_until(lambda: len(rig.rises("led")) >= 20 and len(rig.rises("valve")) >= 5)
@@ -125,7 +123,7 @@ def test_pins_are_low_within_250_ms_of_a_loss_and_stay_low(
     assert [next(e.level for e in reversed(edges) if e.pin == pin) for pin in ("valve", "led")] == [0, 0]
     delay_ms = scheduling_delay_ns([e for e in edges if e.ns < lost_ns and e.pin == "led" and e.level][-20:]) / 1e6
     late_ms = (edges[-1].ns - lost_ns) / 1e6
-    record_property("late_ms", round(late_ms, 1))
+    print(f"{victim} {how}: pins low after {late_ms:.1f} ms, scheduling delay {delay_ms:.1f} ms")
     assert late_ms <= 250 + delay_ms
     if how == "freeze":
         process.send_signal(signal.SIGCONT)

@@ -1,6 +1,7 @@
 """The whole rig as real processes, small and faster than life, for integration and fault tests.
 
-The microscope scans a small field at `SPEED` times the rig's rate; decisions run on frame time, so a session is that much shorter.
+The microscope scans a small field at `SPEED` times the rig's rate; decisions run on frame time, so a session is
+that much shorter.
 """
 
 import json

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from loop2p.imaging import Extractor, RoiFile, read_rois
 from loop2p.imaging.rois import RoiSet
 
@@ -92,9 +93,7 @@ def test_bilinear_interpolates_between_whole_shifts():
     extractor = Extractor(rois, SHAPE, "bilinear")
     assert extractor.means(image, False, 3, -2) == pytest.approx(offline(image, rois, 3, -2))
     want = sum(
-        wy * wx * offline(image, rois, dy, dx)
-        for dy, wy in ((-2, 0.75), (-1, 0.25))
-        for dx, wx in ((5, 0.4), (6, 0.6))
+        wy * wx * offline(image, rois, dy, dx) for dy, wy in ((-2, 0.75), (-1, 0.25)) for dx, wx in ((5, 0.4), (6, 0.6))
     )
     assert extractor.means(image, False, -1.75, 5.6) == pytest.approx(want)
 

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+
 from loop2p.imaging import Registrar
 from loop2p.imaging.bench import fourier_shift, simulated_field
 

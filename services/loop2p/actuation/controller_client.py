@@ -262,8 +262,10 @@ class ControllerClient:
         return []
 
     def _greeted(self, hello: HelloReply) -> list[News]:
-        if self._asked.pop(hello.id, None) is None or self._greeting is not None:
+        if self._asked.pop(hello.id, None) is None:
             self.unexpected += 1
+        elif self._greeting is not None:
+            pass  # the answer to a query that was repeated
         elif hello.protocol != PROTOCOL:
             self.why_down = (
                 f"{self.port.url}: the controller speaks protocol {hello.protocol}, expected {PROTOCOL}; flash firmware"

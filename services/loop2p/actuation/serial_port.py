@@ -126,6 +126,9 @@ class SerialPort:
             )
         except PORT_ERRORS as error:
             return f"{self.url}: {error}"
+        raw: socket.socket | None = getattr(port, "_socket", None)
+        if raw is not None:  # pyserial leaves Nagle on: a command then waits up to 20 ms for the next wheel report
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._port, self._drop = port, ""
         self._tell(Opened())
@@ -142,7 +145,6 @@ class SerialPort:
         finally:
             with self._lock:
                 self._port = None
-            raw = getattr(port, "_socket", None)
             with contextlib.suppress(*PORT_ERRORS):  # gone already
                 port.close()
             if raw is not None:  # pyserial leaves a socket open whose peer has gone

@@ -160,7 +160,7 @@ def all_(check: Check = False, seed: Seed = 1) -> None:
         lambda: codec(check=check),
     ):
         try:
-            run()
+            run()  # type: ignore[no-untyped-call]
         except typer.Exit as leave:
             missed = missed or leave.exit_code != 0
     raise typer.Exit(EXIT_REFUSED if missed else 0)

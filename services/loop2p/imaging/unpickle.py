@@ -1,7 +1,9 @@
 """Reads the objects in a .npy file without running it.
 
 suite2p writes `stat.npy` as a pickle, and a pickle is a program: `np.load(allow_pickle=True)` would run whatever is in
-it. Here the pickle machine gets stand-ins for the four numpy names that such a file needs, and an error for any other.
+it. Here the pickle machine gets stand-ins for the four numpy names that such a file needs, and an error for any other;
+and of its operations only those that build lists, dicts, numbers, strings and calls of these stand-ins. It is the
+machine in Python, not the one in C: that one allocates whatever a damaged file asks for.
 """
 
 import io
@@ -44,7 +46,20 @@ def read_objects(path: Path) -> list[Any]:
     return [_plain(item) for item in objects]
 
 
-class _Reader(pickle.Unpickler):
+class _Operations(dict[int, Any]):
+    def __missing__(self, code: int) -> NoReturn:
+        raise Refused(f"it holds the pickle operation {code:#04x}, expected only those that numpy arrays need")
+
+
+_LEFT_OUT = (
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID, pickle.INST, pickle.OBJ),
+    *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+)
+
+
+class _Reader(pickle._Unpickler):
+    dispatch = _Operations({k: v for k, v in pickle._Unpickler.dispatch.items() if bytes([k]) not in _LEFT_OUT})
+
     def find_class(self, module: str, name: str) -> Any:
         place = module.replace("numpy._core", "numpy.core")
         if (place, name) == ("numpy", "ndarray"):
@@ -56,9 +71,6 @@ class _Reader(pickle.Unpickler):
         if (place, name) == ("numpy.core.multiarray", "scalar"):
             return _Maker(_scalar)
         raise Refused(f"it asks for {module}.{name}, expected numpy arrays and numbers only; nothing was run")
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise Refused("it asks for a persistent object, expected numpy arrays and numbers only")
 
 
 class _Name:

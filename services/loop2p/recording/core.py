@@ -120,12 +120,17 @@ class Auditor:
         header, topic = envelope.header, envelope.topic
         first, last = self._spans.get(segment, (log_ns, log_ns))
         self._spans[segment] = min(first, log_ns), max(last, log_ns)
-        one = self._instances.setdefault(header.instance, _Instance(header.source))
+        one = self._instances.get(header.instance)
+        if one is None:
+            one = self._instances[header.instance] = _Instance(header.source)
         if not header.resent:
             one.low[topic] = min(header.seq, one.low.get(topic, header.seq))
             one.high[topic] = max(header.seq, one.high.get(topic, header.seq))
         if written:
-            one.runs.setdefault(topic, Runs()).add(header.seq)
+            runs = one.runs.get(topic)
+            if runs is None:
+                runs = one.runs[topic] = Runs()
+            runs.add(header.seq)
         elif topic not in self.excluded:
             self.unwritten += 1
         if topic == Heartbeat.topic:

@@ -25,9 +25,12 @@ from loop2p.recording.run import Run
 from loop2p.recording.summary import no_display
 
 
-def export_nwb(run_folder: Path) -> Path:
-    """Make session.nwb, at once or not at all; returns its path. Raises FileNotFoundError without a journal."""
-    run = Run(run_folder)
+def export_nwb(run_folder: Path, run: Run | None = None) -> Path:
+    """Make session.nwb, at once or not at all; returns its path. `run`: the folder's, if it was read already.
+
+    Raises FileNotFoundError without a journal, OSError.
+    """
+    run = run or Run(run_folder)
     target, temporary = run_folder / "session.nwb", run_folder / ".session.partial.nwb"
     try:
         with NWBHDF5IO(temporary, "w") as file:

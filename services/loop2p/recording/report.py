@@ -24,10 +24,13 @@ HOP_NAMES = {
 }
 
 
-def write_report(run_folder: Path) -> Path:
-    """Make report.html, at once or not at all; returns its path. Raises FileNotFoundError without a journal."""
+def write_report(run_folder: Path, run: Run | None = None) -> Path:
+    """Make report.html, at once or not at all; returns its path. `run`: the folder's, if it was read already.
+
+    Raises FileNotFoundError without a journal, OSError.
+    """
     target, temporary = run_folder / "report.html", run_folder / ".report.html.partial"
-    temporary.write_text(report_of(Run(run_folder)), encoding="utf-8")
+    temporary.write_text(report_of(run or Run(run_folder)), encoding="utf-8")
     os.replace(temporary, target)
     return target
 

@@ -56,13 +56,6 @@ class Life(NamedTuple):
         return self.last.counters[name] - (0 if self.born_here else self.first.counters.get(name, 0))
 
 
-class At(NamedTuple):
-    """A message with the header it came with."""
-
-    record: Recorded
-    message: Message
-
-
 class Run:
     """A run, read from its journal. Raises FileNotFoundError if the folder has none."""
 
@@ -78,7 +71,7 @@ class Run:
         self.lives: dict[str, Life] = {}
         self.raw_frames: dict[int, int] = {}
         """Plane -> raw frames in the journal."""
-        self._kept: dict[type[Message], list[At]] = {}
+        self._kept: dict[type[Message], list[Recorded]] = {}
         auditor = Auditor()
         seen: set[tuple[str, str, int]] = set()
         for record in read_journal(folder, self.torn):
@@ -107,17 +100,17 @@ class Run:
             plane = int(getattr(message, "plane", 0))
             self.raw_frames[plane] = self.raw_frames.get(plane, 0) + 1
         if record.topic not in NOT_KEPT:
-            self._kept.setdefault(type(message), []).append(At(record, message))
+            self._kept.setdefault(type(message), []).append(record)
 
     # ------------------------------------------------------------ messages
 
     def of(self, kind: type[M]) -> list[M]:
         """All messages of a class, in the order they were written."""
-        return [at.message for at in self._kept.get(kind, [])]  # type: ignore[misc]
+        return [record.message for record in self._kept.get(kind, [])]  # type: ignore[misc]
 
     def with_headers(self, kind: type[M]) -> list[tuple[Recorded, M]]:
         """The same, each with the record it came in."""
-        return [(at.record, at.message) for at in self._kept.get(kind, [])]  # type: ignore[misc]
+        return [(record, record.message) for record in self._kept.get(kind, [])]  # type: ignore[misc]
 
     def last(self, kind: type[M]) -> M | None:
         """The newest message of a class: of a state, what holds at the end."""

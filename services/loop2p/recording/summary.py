@@ -24,9 +24,12 @@ def summarise(run_folder: Path) -> dict[str, Any]:
     return summary_of(Run(run_folder))
 
 
-def write_summary(run_folder: Path) -> dict[str, Any]:
-    """Make summary.json, at once or not at all; returns what is in it. Raises OSError."""
-    summary = summarise(run_folder)
+def write_summary(run_folder: Path, run: Run | None = None) -> dict[str, Any]:
+    """Make summary.json, at once or not at all; returns what is in it. `run`: the folder's, if it was read already.
+
+    Raises FileNotFoundError without a journal, OSError.
+    """
+    summary = summary_of(run or Run(run_folder))
     temporary = run_folder / ".summary.json.partial"
     temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, run_folder / "summary.json")

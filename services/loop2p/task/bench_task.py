@@ -1,7 +1,6 @@
-"""A task for the latency benchmark: every output becomes a zero-volume reward, by the ordinary path.
+"""Tasks for benchmarks, named in a rig file as class = "loop2p.task.bench_task:EchoTask" or ":LoopTask".
 
-Named in a rig file as class = "loop2p.task.bench_task:EchoTask". `start` makes it go as soon as imaging, decoding and
-actuation are ready; there is no baseline and no trial.
+`start` makes them go as soon as those services are ready that they name.
 """
 
 from loop2p.protocol import Output
@@ -22,7 +21,13 @@ class EchoCore(SessionCore):
 
 
 class EchoTask(Task):
-    """See the module."""
+    """Every output becomes a zero-volume reward, by the ordinary path; there is no baseline and no trial."""
 
     core_class = EchoCore
     peers = ("imaging", "decoding", "actuation")
+
+
+class LoopTask(Task):
+    """The ordinary session, without screen, valve and recorder: for how many frames a second it decides on."""
+
+    peers = ("imaging", "decoding")

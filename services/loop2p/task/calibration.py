@@ -122,6 +122,8 @@ def chance_threshold(windows: NDArray[np.float64], minimum: float, step: float, 
 
 def mirrored_gaussian(samples: NDArray[np.float64]) -> tuple[float, float]:
     """mu and sigma of the samples at or below the median, mirrored at it."""
-    median = float(np.median(samples))
-    lower = samples[samples <= median]
+    ordered = np.sort(samples, axis=None)  # np.median loads a part of numpy when first called: 100 ms amid a session
+    middle = len(ordered) // 2
+    median = float(ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
+    lower = ordered[ordered <= median]
     return median, float(np.sqrt(np.mean((lower - median) ** 2)))

@@ -26,7 +26,9 @@ from loop2p.task.core import Effect, Opto, SessionCore, TimeRanBackError
 from loop2p.task.journal import KEPT, Entry, Journal, LedgerFile
 
 ID_BLOCK = 10_000
-COUNTS = ("rewards_commanded", "rewards_done", "commands_refused", "commands_unanswered", "outputs_left_out")
+COUNTS = (
+    "outputs_taken", "outputs_left_out", "rewards_commanded", "rewards_done", "commands_refused", "commands_unanswered",
+)  # fmt: skip
 
 
 class Run:
@@ -75,6 +77,7 @@ class Run:
         """A frame. One whose time does not rise is left out, with an alarm."""
         try:
             effects = self.core.step(output)
+            self.counts["outputs_taken"] += 1
         except TimeRanBackError as error:
             self.counts["outputs_left_out"] += 1
             return self._alarm("time-ran-back", True, str(error))

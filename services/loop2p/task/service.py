@@ -212,6 +212,8 @@ class Task(Service):
         first = self._announce(self.run) if self.run is not None and not verdict.reason else []
         log = self._log(ask.kind[:50], by, not verdict.reason, verdict.reason, verdict.detail)
         done = [] if verdict.reason else verdict.do(log)
+        if ask.kind == "start" and done:  # a record begins with its session
+            log, done = done[0], [*done[1:], structs.replace(log, last_frame=-1)]
         return control.Answer(not verdict.reason, verdict.reason or verdict.hint), [*first, log, *done]
 
     def _ask_start(self, args: dict[str, str], by: str) -> Verdict:

@@ -8,7 +8,7 @@ from typing import Any
 
 from loop2p.cli.benchmarks.machine import machine, quantiles
 from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_rig
-from loop2p.protocol import Accepted, Cause, Heartbeat, Output, RewardCommand, RigFile, Traces, control
+from loop2p.protocol import Accepted, Cause, Heartbeat, Output, RequestLog, RewardCommand, RigFile, Traces, control
 from loop2p.runtime.ask import ask_answer
 from loop2p.runtime.launcher import Launcher
 from loop2p.runtime.monitor import Monitor
@@ -48,9 +48,7 @@ def _measure(
     sent: dict[str, dict[int, int]] = {"traces": {}, "output": {}, "command": {}}
     accepted: list[tuple[Cause, int]] = []
     beats: dict[str, Heartbeat] = {}
-    with Monitor(
-        rig_file.rig, ("imaging.traces", "decoding.output", "task.reward", "actuation.", "rig.heartbeat")
-    ) as bus:
+    with Monitor(rig_file.rig, ("imaging.traces", "decoding.output", "task.re", "actuation.", "rig.heartbeat")) as bus:
         answer = ask_answer(
             rig_file.rig.services["task"].control, control.Ask("start", "bench", _start_args(n_rois)), 5.0
         )
@@ -65,6 +63,8 @@ def _measure(
                 raise RuntimeError(f"{lost.name} ended ({lost.how}):\n{launcher.last_words(lost.name, 8)}")
             for envelope in bus.wait(0.2):
                 message, cause = envelope.message, envelope.header.cause
+                if isinstance(message, RequestLog) and not message.accepted:
+                    raise RuntimeError(f"task refuses to start: {message.reason}")
                 if isinstance(message, Heartbeat):
                     beats[envelope.header.source] = message
                 elif cause is None:

@@ -57,6 +57,7 @@ def write_rig(folder: Path, image_port: int, planes: int, rate_hz: float, n_rois
     rois = ", ".join(f'{{plane = {p}, path = "rois{p}.json", format = "neurofinder"}}' for p in range(planes))
     options = {
         "imaging": f'source = {{kind = "tcp", image_port = {image_port}}}\nrois = [{rois}]\npreview_hz = 0',
+        "task": "start_timeout_s = 180",
         "actuation": f'controller = "socket://127.0.0.1:{serial_port}"\n'
         'valve = {date = "2026-11-02", points = [{open_ms = 40, ul = 4}]}\ncalibration_stale_days = 0',
     }

@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from loop2p.cli.benchmarks.latency import SERVICES, TASK, _start_args
 from loop2p.cli.benchmarks.machine import machine
 from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_rig
 from loop2p.protocol import Heartbeat, control
@@ -15,14 +14,25 @@ from loop2p.runtime.ask import ask_answer
 from loop2p.runtime.monitor import Monitor
 
 WINDOWS = 5
+TASK = "loop2p.task.bench_task:LoopTask"
+SERVICES = ["imaging", "decoding", "task"]
+SESSION = """
+[selection]
+plus = [0, 1, 2, 3, 4]
+minus = [5, 6, 7, 8, 9]
+[baseline]
+duration_s = 0
+[calibration]
+fixed = { minimum = -10.0, threshold = 10.0 }
+"""
 
 
 def bench_throughput(
     n_rois: int, seconds: float = 20.0, seed: int = 1, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """The sender pushes flat out; TCP's own flow control makes it wait for imaging.
+    """The sender pushes flat out; TCP's own flow control makes it wait for imaging. Task is in closed loop.
 
-    Frames a second are counted by task (one command for each frame of the one plane) in `WINDOWS` windows; memory
+    Frames a second are counted by task (each frame of the one plane is decoded and decided on) in `WINDOWS` windows; memory
     is each service's resident size after the first window and at the end.
     """
     import psutil
@@ -35,7 +45,7 @@ def bench_throughput(
         info = machine()
         with running(rig_file, folder) as launcher, Monitor(rig_file.rig, ("rig.heartbeat",)) as bus:
             wait_until_ready(launcher, rig_file, ["task"])
-            args = _start_args(n_rois)
+            args = {"task": SESSION, "task_path": "bench", "run_id": "bench", "by": "bench"}
             answer = ask_answer(rig_file.rig.services["task"].control, control.Ask("start", "bench", args), 5.0)
             if not answer.accepted:
                 raise RuntimeError(f"task refuses to start: {answer.reason}")
@@ -51,7 +61,7 @@ def bench_throughput(
                     counts = (
                         beats["imaging"].published.get("imaging.traces", 0),
                         beats["decoding"].published.get("decoding.output", 0),
-                        beats["task"].counters.get("outputs", 0),
+                        beats["task"].counters.get("outputs_taken", 0),
                     )
                     marks.append((time.monotonic(), *counts))
                     sizes.append({n: psutil.Process(launcher.processes[n].pid).memory_info().rss for n in SERVICES})
