@@ -441,6 +441,32 @@ def test_the_led_is_armed_again_for_a_new_actuator_and_disarmed_when_the_task_le
     assert safe[-1] == GREY
 
 
+def test_the_led_is_armed_again_after_a_lease_that_was_lost_for_a_moment(bench: Bench):
+    bench.wait(0.1)
+    bench.start(OPTO)
+    bench.frames([0.5] * 10)
+    bench.hear(Alarm(code="lease-lost", active=True, detail="silent for 201 ms"), "actuation")
+    assert bench.frames([0.5] * 3) == []
+    bench.hear(Alarm(code="lease-lost", active=False, detail="heard"), "actuation")
+    out = bench.frames([0.5] * 3)
+    assert bench.state(OptoCommand).armed
+    assert len(of(OptoCommand, bench.runs)) == 2
+    assert edges(out) == []
+
+
+def test_a_controller_that_is_lost_holds_the_loop_until_it_is_back(bench: Bench):
+    bench.wait(0.1)
+    bench.start()
+    bench.frames([0.5] * 10)
+    bench.hear(Alarm(code="controller-lost", active=True, detail="cable"), "actuation")
+    bench._new()
+    assert edges(bench.runs)[-1] == (0, "void")
+    assert edges(bench.frames([9.0] * 60)) == []
+    bench.hear(Alarm(code="controller-lost", active=False, detail="ok"), "actuation")
+    bench._new()
+    assert edges(bench.frames([0.5] * 3)) == [(1, "start")]
+
+
 # ---------------------------------------------------------------- what is lost
 
 

@@ -58,6 +58,7 @@ def whole_rig(folder: Path, ports: list[int], *, pty: bool = False, **more: Any)
         "stimulus": {"renderer": "software", "width_px": 160, "height_px": 90},
         "actuation": {
             "controller": str(link) if pty else f"socket://127.0.0.1:{serial}",
+            "lease_sources": ["imaging", "decoding", "task", "stimulus", "recording"],
             "calibration_stale_days": 0,
             "valve": {"date": "2026-11-02", "points": [{"open_ms": 40, "ul": 4}, {"open_ms": 200, "ul": 20}]},
         },

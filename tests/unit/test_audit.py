@@ -165,7 +165,7 @@ def test_display_messages_count_only_where_they_are_recorded():
 def test_raw_frames_written_by_imaging_itself_enter_by_its_counters():
     before = {"raw_expected": 10, "raw_written": 10}
     after = {"raw_expected": 110, "raw_written": 109}
-    audit = audit_of(beat("imaging-1", 0, {}, counters=before), beat("imaging-1", 1, {}, "stopped", counters=after))
+    audit = audit_of(beat("imaging-1", 5, {}, counters=before), beat("imaging-1", 6, {}, "stopped", counters=after))
     total = audit.topics["imaging.raw (on site)"]
     assert (audit.complete, total.expected, total.written) == (False, 100, 99)
 

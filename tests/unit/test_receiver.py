@@ -357,6 +357,17 @@ def test_a_second_peer_is_hung_up_on_and_the_first_still_served(rig, peer):
     assert rig.count["connections"] == 1
 
 
+def test_a_microscope_that_comes_back_before_its_end_was_noticed_is_served(rig):
+    for n in (1, 2, 3):
+        sender = rig.peer()
+        sender.send(column(images(1)))
+        if n < 3:
+            sender.close()
+    rig.take(3)
+    assert rig.count["refused_peers"] == 0
+    assert rig.count["connections"] == 3
+
+
 def test_somebody_who_connects_and_says_nothing_is_no_alarm(rig):
     rig.peer().close()
     rig.until(lambda: rig.count["connections"] == 1 and rig.source.why_not_ready())

@@ -152,7 +152,7 @@ Verdict = OpenValve | SetLed | Refusal | Repeated
 
 
 class Interlock:
-    """Judges commands. Starts unarmed: needs heartbeats of task and decoding and a phase before anything moves.
+    """Judges commands. Starts unarmed: needs the heartbeats of `lease_sources` and a phase before anything moves.
 
     `now_ns` is this machine's perf_counter, for silence; `rig_ns` the rig clock, for expiry: the offset between
     them may be corrected at any time, and that must neither make nor break a lease.
@@ -165,7 +165,9 @@ class Interlock:
         calibration: ValveCalibration,
         ration: Ration,
         frame_rate_hz: float,
+        lease_sources: tuple[str, ...] = LEASE_SOURCES,
     ) -> None:
+        self.lease_sources = lease_sources
         self.instance, self.limits, self.calibration, self.ration = instance, limits, calibration, ration
         self.frame_rate_hz = frame_rate_hz
         self.phase: PhaseName = "idle"
@@ -180,7 +182,7 @@ class Interlock:
     # ------------------------------------------------------------ armed or not
 
     def heard(self, source: str, now_ns: int) -> None:
-        """A heartbeat of task or decoding."""
+        """A heartbeat of a service that holds the lease."""
         self._heard_ns[source] = now_ns
 
     def lost(self, source: str) -> None:
@@ -188,10 +190,10 @@ class Interlock:
         self._heard_ns.pop(source, None)
 
     def lease_until_ns(self) -> int | None:
-        """When the older of the two last heartbeats goes stale; None while one of them is missing."""
-        if any(source not in self._heard_ns for source in LEASE_SOURCES):
+        """When the oldest of the last heartbeats goes stale; None while one of them is missing."""
+        if any(source not in self._heard_ns for source in self.lease_sources):
             return None
-        return min(self._heard_ns[source] for source in LEASE_SOURCES) + int(self.limits.lease_ms * 1e6)
+        return min(self._heard_ns[source] for source in self.lease_sources) + int(self.limits.lease_ms * 1e6)
 
     def why_unarmed(self, now_ns: int) -> str:
         """What keeps the actuators from being armed; empty while they are."""
@@ -207,8 +209,8 @@ class Interlock:
         return ""
 
     def silence(self, now_ns: int) -> str:
-        """Who of task and decoding is not heard; empty while both are."""
-        for source in LEASE_SOURCES:
+        """Who of those that hold the lease is not heard; empty while all are."""
+        for source in self.lease_sources:
             heard_ns = self._heard_ns.get(source)
             if heard_ns is None:
                 return f"{source} is not heard"

@@ -128,7 +128,8 @@ class SerialPort:
             return f"{self.url}: {error}"
         raw: socket.socket | None = getattr(port, "_socket", None)
         if raw is not None:  # pyserial leaves Nagle on: a command then waits up to 20 ms for the next wheel report
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # gone already: the first read says so
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._port, self._drop = port, ""
         self._tell(Opened())

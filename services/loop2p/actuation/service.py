@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from msgspec import Struct
 
@@ -59,11 +59,16 @@ SPEED_OVER_S = 0.1
 DUTY_OVER_S = 2.0
 
 
+LeaseSource = Literal["imaging", "decoding", "task", "stimulus", "recording"]
+
+
 class ActuationOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     controller: str
     """Where the controller is: "/dev/ttyACM0", "COM3", "socket://127.0.0.1:5600"."""
     valve: ValveCalibration
     limits: Limits = Limits()
+    lease_sources: tuple[LeaseSource, ...] = ("task", "decoding")
+    """Whose silence makes the actuators safe; task and decoding always among them."""
     ration_file: str = ""
     """What was given today, kept through restarts; empty for ration.jsonl in the data folder."""
     calibration_stale_days: int = 30
@@ -72,6 +77,10 @@ class ActuationOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """US Digital E6 (experiment.md 1)."""
     wheel_circumference_cm: float = 19 * math.pi
     """A wheel 19 cm across (experiment.md 1: the paper's "radius" is taken for the diameter)."""
+
+    def __post_init__(self) -> None:
+        if not set(LEASE_SOURCES) <= set(self.lease_sources):
+            raise ValueError(f"lease_sources is {self.lease_sources}, expected {LEASE_SOURCES} among them")
 
 
 class _AnimalName(Struct):
@@ -111,7 +120,9 @@ class Actuation(Service):
         except RationFileError as error:
             blocked = f"ration file {error}; then start actuation again"
         ration = self.ration_file.ration if self.ration_file else Ration()
-        self.interlock = Interlock(instance, options.limits, options.valve, ration, frame_rate_hz)
+        self.interlock = Interlock(
+            instance, options.limits, options.valve, ration, frame_rate_hz, options.lease_sources
+        )
         self.interlock.blocked = blocked
         self._input = _ControllerInput(self)
         self._unfit = ""
@@ -143,7 +154,7 @@ class Actuation(Service):
         messages: list[Message] = []
         if isinstance(message, RewardCommand | OptoCommand):
             messages += self._command(source, message, now_ns, received_ns)
-        elif isinstance(message, Heartbeat) and source in LEASE_SOURCES:
+        elif isinstance(message, Heartbeat) and source in self.options.lease_sources:
             if message.health in ("stopping", "stopped"):
                 self.interlock.lost(source)
             else:

@@ -68,15 +68,17 @@ def make_files(folder: Path, quiet: bool = False) -> dict[str, Any] | None:
     """summary.json, session.nwb and report.html from the journal; None if nothing was recorded."""
     from loop2p.recording.nwb import export_nwb
     from loop2p.recording.report import write_report
+    from loop2p.recording.run import Run
     from loop2p.recording.summary import write_summary
 
     if not any(folder.glob("journal*.mcap")):
         return None
     if not quiet:
         err.print("writing summary, NWB and report ...")
-    summary: dict[str, Any] = write_summary(folder)
-    export_nwb(folder)
-    write_report(folder)
+    recorded = Run(folder)
+    summary: dict[str, Any] = write_summary(folder, recorded)
+    export_nwb(folder, recorded)
+    write_report(folder, recorded)
     return summary
 
 

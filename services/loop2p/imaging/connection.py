@@ -88,11 +88,17 @@ class Connection:
 
     def _accept(self) -> bool:
         assert self._listener
+        full = len(self.peers) == self._most
+        if full:
+            waiting, _, _ = select.select([self._listener], [], [], 0)
+            # what a peer has sent is read first: it may have hung up, and this be the same machine coming back
+            if not waiting or any(_has_news(peer) for peer in self.peers):
+                return False
         try:
             peer, _ = self._listener.accept()
         except OSError:  # nobody, or gone again before we looked
             return False
-        if len(self.peers) == self._most:
+        if full:
             peer.close()
             self.refused += 1
             return False
@@ -132,6 +138,17 @@ class Connection:
         self._trying.close()
         self._trying, self.trouble, self._next_try_ns = None, trouble.lower(), now_ns + RETRY_NS
         return False
+
+
+def _has_news(peer: socket.socket) -> bool:
+    """Something to read, or the end of it."""
+    try:
+        peer.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _data_socket(family: int) -> socket.socket:

@@ -461,7 +461,8 @@ def picture(pixels: NDArray[Any], top: float | None, low: float, high: float, dy
         np.subtract(top - low, part, out=part)
     part *= scale
     np.clip(part, 0, 255, out=part)
-    image[target] = part
+    with np.errstate(invalid="ignore"):  # what is not a number may have any brightness
+        image[target] = part
     return image.tobytes()
 
 

@@ -27,6 +27,8 @@ from loop2p.runtime import RigClock
 
 VISIT_NS = 50_000_000
 """How often to look at what is not waited for: the handshake, a second peer, a peer that is not there yet."""
+LATEST_VISIT_NS = 1_000_000_000
+"""How long a sender that is never done may put that off."""
 MOST_FRAMES = 8
 """Frames handed out in one call, so that the service's other work is never kept waiting."""
 MOST_CONTROL_PEERS = 8
@@ -147,9 +149,8 @@ class TcpReceiver:
             self._control.close()
 
     def frames(self) -> Iterable[Frame | Alarm]:
-        now_ns = time.perf_counter_ns()
-        if self._image.peer is None or now_ns >= self._next_visit_ns:
-            self._visit(now_ns)
+        if self._image.peer is None:
+            self._visit(time.perf_counter_ns())
         handed = reads = 0
         drained = False
         while handed < MOST_FRAMES:
@@ -161,11 +162,17 @@ class TcpReceiver:
             if pixels is not None:
                 handed += 1
                 yield self._number(pixels)
-            elif drained or self._image.peer is None or reads == MOST_FRAMES:
-                break
-            else:
+            elif self._image.peer and not drained and reads < MOST_FRAMES:
                 drained = self._receive()
                 reads += 1
+            else:
+                break
+        # what has been sent is read first, so that a handshake is not taken for that of a peer which has hung up
+        now_ns = time.perf_counter_ns()
+        if now_ns - self._next_visit_ns >= (0 if drained else LATEST_VISIT_NS):
+            self._visit(now_ns)
+        while self._alarms:
+            yield self._alarms.popleft()
 
     # ---------------------------------------------------------------- the image connection
 
@@ -270,6 +277,8 @@ class TcpReceiver:
                 f"{self._image.name}: the microscope has closed the connection{why} after {self._seen} frames"
                 f"{f' of {total} announced' if total else ''}; start its stream again",
             )
+        elif self._handshake and not isinstance(self._announced, Handshake):
+            self._announced = self._handshake  # nothing came of it: it may have been meant for the next peer
         self._begin()
 
     def _raise(self, code: str, detail: str) -> None:
@@ -282,7 +291,8 @@ class TcpReceiver:
         """Read what handshakes there are. Anything else is counted, and its sender hung up on."""
         if self._control is None:
             return
-        self._control.visit(now_ns)
+        while self._control.visit(now_ns):
+            pass
         for peer in list(self._control.peers):
             try:
                 data = peer.recv(4096)

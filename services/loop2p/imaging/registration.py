@@ -156,7 +156,8 @@ class _Transform:
         # half of the 1 px Gaussian here and half in the template
         power = np.exp(-2 * np.pi**2 * SIGMA_PX**2 * (fy[:, None] ** 2 + fx**2))
         power[0, 0] = 0  # the mean tells nothing about position
-        self._filter = np.sqrt(power).astype(np.float32)
+        self._filter = np.sqrt(power).astype(np.complex64)  # of the type of what it is multiplied with: faster
+        self._inverting_filter = -self._filter
         self._fade = np.outer(_fade(rows), _fade(cols)).astype(np.float32)
         n = len(slices)
         self._areas = np.empty((n, rows, cols), np.float32)
@@ -169,7 +170,7 @@ class _Transform:
         """(n areas, frequencies y, frequencies x). An inverted image is a constant less the real one."""
         for area, where in zip(self._areas, self.slices, strict=True):
             area[...] = pixels[where]
-        return self._transform(-self._filter if inverted else self._filter)
+        return self._transform(self._inverting_filter if inverted else self._filter)
 
     def conjugate(self, image: NDArray[np.float32]) -> NDArray[np.complex64]:
         """The template's side: faded areas, less their mean, conjugate."""
@@ -179,7 +180,7 @@ class _Transform:
             area[...] = (part - (part * fade).sum(dtype=float) / fade.sum(dtype=float)) * fade
         return np.conj(self._transform(self._filter))
 
-    def _transform(self, weight: NDArray[np.float32]) -> NDArray[np.complex64]:
+    def _transform(self, weight: NDArray[np.complex64]) -> NDArray[np.complex64]:
         spectrum = scipy.fft.rfft(self._areas, axis=2)[:, :, : self.n_cols]
         spectrum = scipy.fft.fft(spectrum, axis=1, overwrite_x=True)
         high, values = self.high, self._values
@@ -210,20 +211,24 @@ class _Transform:
         y, x = divmod(int(together.argmax()), width)
         if y in (0, height - 1) or x in (0, width - 1):
             return 0.0, []
-        top, left = max(y - APART_PX, 0), max(x - APART_PX, 0)
-        shifts = []
-        for surface in surfaces:
-            near = surface[top : y + APART_PX + 1, left : x + APART_PX + 1]
-            row, col = divmod(int(near.argmax()), near.shape[1])
-            row, col = row + top, col + left
-            shifts.append((_vertex(surface[:, col], row) - self.lag[0], _vertex(surface[row], col) - self.lag[1]))
-        return float(together[y, x]), shifts
+        top, left = max(y - APART_PX, 1), max(x - APART_PX, 1)
+        near = surfaces[:, top : min(y + APART_PX, height - 2) + 1, left : min(x + APART_PX, width - 2) + 1]
+        rows, cols = np.divmod(near.reshape(len(near), -1).argmax(1), near.shape[2])
+        rows, cols = rows + top, cols + left
+        # each area's peak and its four neighbours: five fetches for all areas are faster than a loop over areas
+        k = np.arange(len(near))
+        here, above, below, before, after = (
+            surfaces[k, rows + dy, cols + dx] for dy, dx in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+        )
+        found_y = rows - self.lag[0] + _vertex(above, here, below)
+        found_x = cols - self.lag[1] + _vertex(before, here, after)
+        return float(together[y, x]), list(zip(found_y.tolist(), found_x.tolist(), strict=True))
 
 
 def _energy(values: NDArray[np.complex64]) -> float:
     """Sum of squares over the whole plane of frequencies, of which rfft gives one half and the column between."""
-    parts, middle = values.reshape(-1).view(np.float32), values[:, :, 0]
-    return 2 * float(np.einsum("i,i->", parts, parts)) - float((np.abs(middle) ** 2).sum())
+    parts, middle = values.view(np.float32), values[:, :, 0]
+    return 2 * float(np.square(parts).sum()) - float(np.square(np.abs(middle)).sum())
 
 
 def is_column_major(pixels: NDArray[Any]) -> bool:
@@ -246,13 +251,11 @@ def _fade(n: int) -> NDArray[np.float64]:
     return np.clip(from_edge / width - 1, 0, 1)
 
 
-def _vertex(values: NDArray[np.float32], k: int) -> float:
-    """Where the parabola through a maximum and its two neighbours has its top."""
-    if k in (0, len(values) - 1):
-        return float(k)
-    before, here, after = float(values[k - 1]), float(values[k]), float(values[k + 1])
-    bend = before - 2 * here + after
-    if bend >= 0:
-        return float(k)
-    # at the border of the search the highest value need not be a maximum, and the parabola's top may be far off
-    return k + min(0.5, max(-0.5, 0.5 * (before - after) / bend))
+def _vertex(before: NDArray[np.float32], here: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where the parabola through a value and its two neighbours has its top, from that value; within half a pixel.
+
+    At the border of the search the highest value need not be a maximum; then the top may be far off, or there is none.
+    """
+    bend = 2 * here - before - after
+    offset = 0.5 * (after - before) / np.where(bend > 0, bend, np.inf)
+    return offset.clip(-0.5, 0.5)

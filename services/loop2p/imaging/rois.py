@@ -253,7 +253,8 @@ def _labels(path: Path, shape: tuple[int, int], table: str) -> Pixels:
 
 def _npy(path: Path) -> NDArray[Any]:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
     except OSError:
         raise
     except Exception as error:  # np.load raises whatever the damage leads to

@@ -175,8 +175,9 @@ class Auditor:
         if one.first is None or one.last is None or RAW_EXPECTED not in one.last.counters:
             return
         total = totals.setdefault(RAW_ON_SITE, [0, 0])
+        before = one.first.counters if one.first_seq > 0 else {}  # its very first heartbeat: it began at 0 here
         for k, name in enumerate((RAW_EXPECTED, RAW_WRITTEN)):
-            total[k] += max(0, one.last.counters.get(name, 0) - one.first.counters.get(name, 0))
+            total[k] += max(0, one.last.counters.get(name, 0) - before.get(name, 0))
 
     def _endings(self) -> list[str]:
         """Instances whose last count is not known."""

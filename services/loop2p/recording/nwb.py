@@ -9,7 +9,6 @@ of frame time 0. What happened before it (the wheel turns, too) is left to the j
 import json
 import os
 import re
-import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def export_nwb(run_folder: Path, run: Run | None = None) -> Path:
 
 def build(run: Run) -> NWBFile:
     """The run as an NWBFile in memory; raw frames are read from the journal while it is written."""
-    session, animal = run.session, _table(run.session.animal)
+    session, animal = run.session, run.animal
     about = f"Day {_day(run)} of closed-loop brain-computer-interface training under a two-photon microscope."
     if session.simulated:
         about += " SIMULATED: stand-ins took the place of hardware or animal."
@@ -76,16 +75,6 @@ def build(run: Run) -> NWBFile:
     add_imaging(nwb, run, animal)
     add_behaviour(nwb, run)
     return nwb
-
-
-def _table(text: str) -> dict[str, Any]:
-    """Keys of a TOML text, those of its tables too; empty if it is no TOML (the text itself is in the notes)."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return {}
-    nested = {k: v for table in data.values() if isinstance(table, dict) for k, v in table.items()}
-    return nested | {k: v for k, v in data.items() if not isinstance(v, dict)}
 
 
 def _string(value: Any) -> str | None:

@@ -1,7 +1,6 @@
 """report.html: one page about a run, for the person who ran it. Self-contained; made from the journal alone."""
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def report_of(run: Run) -> str:
         figures={name: Markup(svg) for name, svg in all_figures(run, Latencies(run)).items()},
         loop_names=LOOP_NAMES,
         hop_names=HOP_NAMES,
-        subject=_subject(session.animal),
+        subject=str(run.animal.get("id", run.animal.get("subject_id", run.animal.get("name", "")))),
         missing=len(missing_frames(run)),
         texts={"rig file": session.rig, "task file": session.task, "animal file": session.animal},
         files=[path.name for path in run.segments],
@@ -74,12 +73,3 @@ def _warnings(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     if lost:
         found.append(("warn", "Services were lost", f"{', '.join(lost)}; see the audit at the end of this page."))
     return found
-
-
-def _subject(animal: str) -> str:
-    """The animal's name, if the animal file is TOML and has one."""
-    try:
-        data = tomllib.loads(animal)
-    except tomllib.TOMLDecodeError:
-        return ""
-    return str(data.get("id", data.get("subject_id", data.get("name", ""))))

@@ -1,9 +1,10 @@
 """What a run's journal says, in memory: the messages by class, and one clock for all of them."""
 
+import tomllib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from msgspec import structs
@@ -127,6 +128,16 @@ class Run:
         """The ROI sets, with reference images where any message had them."""
         every = self.of(Rois)
         return next((m for m in reversed(every) if m.buffers), every[-1] if every else None)
+
+    @cached_property
+    def animal(self) -> dict[str, Any]:
+        """Keys of the animal file, those of its tables too; empty if it is no TOML (the text is in the session)."""
+        try:
+            data = tomllib.loads(self.session.animal)
+        except tomllib.TOMLDecodeError:
+            return {}
+        nested = {k: v for table in data.values() if isinstance(table, dict) for k, v in table.items()}
+        return nested | {k: v for k, v in data.items() if not isinstance(v, dict)}
 
     @property
     def selection(self) -> Selection | None:

@@ -46,6 +46,8 @@ EXIT_STOPPED, EXIT_FAULT, EXIT_MISTAKE = 0, 70, 78
 """Stopped as asked; met an impossible state; a mistake in a file or a port that is taken: no use to start again."""
 HEARTBEAT_S = 0.05
 CLOCK_S = 1.0
+LAST_WORDS_NS = 5_000_000_000
+"""At most so long recording goes on taking what the others have sent, once it is asked to stop."""
 CLOCK_QUICK = 16
 """Exchanges at start, one a heartbeat, so that the bound is good within a second."""
 
@@ -385,9 +387,18 @@ class Process:
         for peer, heard in self._heard.items():
             self.metrics.heartbeat_age(peer, (now - heard) / 1e9)
 
+    def _take_last_words(self) -> None:
+        """Recording is stopped last; what the others sent before they left may still be on its way."""
+        deadline = time.perf_counter_ns() + LAST_WORDS_NS
+        with contextlib.suppress(FaultError):
+            while self.bus.incoming.poll(100) and time.perf_counter_ns() < deadline:
+                self._take_messages()
+
     def _leave(self, code: int) -> None:
         """Safe, closed, counted, gone. Each step is tried whatever became of the one before."""
         self._health = "stopping"
+        if code == EXIT_STOPPED and self._everything:
+            self._take_last_words()
         for step in (self.service.go_safe, self.service.close):
             try:
                 for message in step():

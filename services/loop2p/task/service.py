@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from loop2p.protocol import (
     PROXIMAL,
@@ -138,6 +138,8 @@ class Task(Service):
             case Alarm(code="disk-full") if source == "recording":
                 self._disk_full = message.detail if message.active else ""
                 return self._pause(f"recording: {message.detail}") if message.active else ()
+            case Alarm(code="controller-lost" | "lease-lost") if source == "actuation" and run is not None:
+                return self._actuator_alarm(run, message)
             case Fault() if source != self.context.name:
                 return self._pause(f"{message.service} met a fault: {message.error}: {message.detail}")
         return ()
@@ -189,6 +191,17 @@ class Task(Service):
         self._resume_because = "recording was lost and has a successor"
         return out
 
+    def _actuator_alarm(self, run: Run, alarm: Alarm) -> list[Message]:
+        """Without its controller there is no actuator; after either alarm the LED must be armed anew."""
+        if not self.watch.begun or "actuation" in self.watch.lost:
+            return []
+        if not alarm.active:
+            log = self._log("back", "task", detail="actuation")
+            return [log, *self._feed(log)]
+        if alarm.code == "controller-lost" and "actuation" not in run.core.missing:
+            return self._stall(run, "actuation", 0.0)
+        return []
+
     # ------------------------------------------------------------ what is asked
 
     def answer(self, ask: control.Ask) -> tuple[control.Answer, Iterable[Message]]:
@@ -212,9 +225,10 @@ class Task(Service):
         first = self._announce(self.run) if self.run is not None and not verdict.reason else []
         log = self._log(ask.kind[:50], by, not verdict.reason, verdict.reason, verdict.detail)
         done = [] if verdict.reason else verdict.do(log)
+        out = [*first, log, *done]
         if ask.kind == "start" and done:  # a record begins with its session
-            log, done = done[0], [*done[1:], structs.replace(log, last_frame=-1)]
-        return control.Answer(not verdict.reason, verdict.reason or verdict.hint), [*first, log, *done]
+            out = [*first, *done, structs.replace(log, last_frame=-1)]
+        return control.Answer(not verdict.reason, verdict.reason or verdict.hint), out
 
     def _ask_start(self, args: dict[str, str], by: str) -> Verdict:
         run_id = args.get("run_id", "")
