@@ -213,9 +213,8 @@ def test_the_ramp_of_a_cold_start_is_no_hit(
     hits = [r.header.cause.frame for r in records if isinstance(r.message, Trial) and r.message.edge == "hit"]
     assert all(frame in values for frame in cold)
     ramp = range(cold[0], cold[0] + RAMP_FRAMES)
-    print(
-        f"seed {SEED}: threshold {calibration.threshold:.3f}, highest value in the ramp {max(values[k] for k in ramp):.3f}"
-    )
+    highest = max(values[k] for k in ramp)
+    print(f"seed {SEED}: threshold {calibration.threshold:.3f}, highest value in the ramp {highest:.3f}")
     print(f"hits in the cold start, by frame of the file: {[k - cold[0] for k in hits if k in cold]}")
     assert not [k for k in hits if k in ramp]
     # the ramp is a trap: P+ without P- would have crossed the threshold

@@ -117,7 +117,7 @@ class Running:
                 return answer
 
     def wait(self, condition: Callable[[Envelope], bool], what: str, timeout_s: float = 90.0) -> Envelope:
-        """Wait for a message; keeps the launcher going, and tells task what died, as `loop2p run` does."""
+        """Wait for a message; keeps the launcher going, as `loop2p run` does."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             found = None
@@ -127,10 +127,7 @@ class Running:
                     found = envelope
             if found is not None:
                 return found
-            for lost in self.launcher.poll():
-                self.lost.append(lost)
-                args = {"service": lost.name, "how": lost.how, "code": str(lost.code)}
-                ask_answer(self.rig_file.rig.services["task"].control, control.Ask("lost", "launcher", args), 0.3)
+            self.lost += self.launcher.poll()
         raise AssertionError(f"{what} did not come within {timeout_s:g} s; last: {self.last_words()}")
 
     def wait_for(self, kind: type, what: str = "", **fields: Any) -> Any:

@@ -36,8 +36,6 @@ def up(rig: RigPath, host: HostName = "local") -> None:
             try:
                 while not asked and (launcher.processes or launcher.waiting):
                     for lost in launcher.poll():
-                        args = {"service": lost.name, "how": lost.how, "code": str(lost.code)}
-                        ask_answer(rig_file.rig.services["task"].control, control.Ask("lost", "launcher", args), 0.5)
                         if not lost.restarting and lost.how != "stopped":
                             err.print(f"{lost.name} is not started again:\n{launcher.last_words(lost.name)}")
                     time.sleep(0.1)

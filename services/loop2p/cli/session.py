@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
@@ -13,7 +12,7 @@ from msgspec import Struct
 from loop2p.cli.progress import Progress
 from loop2p.protocol import RigFile, control
 from loop2p.runtime.ask import ask, ask_answer
-from loop2p.runtime.launcher import Launcher, Lost, RigLock
+from loop2p.runtime.launcher import Launcher, RigLock
 from loop2p.runtime.monitor import Monitor
 
 UP_TIMEOUT_S = 60.0
@@ -44,7 +43,6 @@ class Conductor:
         self.progress = Progress()
         self.launcher: Launcher | None = None
         self.stop_asked = 0
-        self._losses: deque[Lost] = deque()
 
     def ask_stop(self, *_: object) -> None:
         """The operator's Ctrl-C: once for a clean end, twice to leave at once."""
@@ -120,23 +118,15 @@ class Conductor:
         self.show(self.progress)
 
     def _poll_launcher(self) -> str:
-        """Take note of what died; returns what makes going on impossible."""
+        """Take note of what died (task is told); returns what makes going on impossible."""
         if self.launcher is None:
             return ""
         problem = ""
         for lost in self.launcher.poll():
-            self._losses.append(lost)
             self.progress.event(f"{lost.name} ended ({lost.how}, code {lost.code})")
             if not lost.restarting:
                 words = self.launcher.last_words(lost.name)
                 problem = f"{lost.name} ended ({lost.how}, code {lost.code}) and is not started again:\n{words}"
-        while self._losses:  # task puts it on the record; while task itself is down, the news wait
-            lost = self._losses[0]
-            args = {"service": lost.name, "how": lost.how, "code": str(lost.code)}
-            reply = ask(self._task, control.Ask("lost", "launcher", args), 0.2)
-            if reply is None:
-                break
-            self._losses.popleft()
         return problem
 
     def _stop_rig(self, outcome: Outcome) -> None:

@@ -117,7 +117,7 @@ def bench_extraction(seed: int = 1, repeats: int = 300) -> dict[str, Any]:
         extractor = Extractor(discs(rng, n_rois, SHAPE), SHAPE)
         took_us = []
         for k in range(repeats):
-            frame, (y, x) = frames[k % len(frames)], rng.normal(0, SHIFT_SD_PX, 2)
+            frame, (y, x) = frames[k % len(frames)], rng.normal(0, SHIFT_SD_PX, 2).tolist()
             took_us.append(_time_us(lambda f=frame, y=y, x=x, e=extractor: e.means(f, True, y, x)))  # type: ignore[misc]
         result[f"{n_rois}_rois"] = _quantiles(took_us)
     return result

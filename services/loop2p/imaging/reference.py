@@ -11,6 +11,7 @@ that would depend on brightness, lens or tissue.
 import io
 import math
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,7 @@ def overlap(shape: tuple[int, int], dy: int, dx: int) -> tuple[tuple[slice, slic
     return target, source
 
 
+@cache
 def ceiling(dtype: np.dtype[Any]) -> float:
     """What an inverted value is taken from: 65535 for uint16, 255 for uint8, 0 for floats."""
     return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 0.0

@@ -11,8 +11,9 @@ of theirs. What is ours, and measured with `bench.bench_registration`:
 * The correlation is computed at lags of +-16 px only, and refined by a parabola.
 * Each area looks for its peak within 4 px of the peak of the four correlations' sum: one dim area can't run off.
 
-Nothing here calls BLAS: it shares even small products out to threads, and on a busy machine a frame then waits for a
-thread that is not running (median 53 ms instead of 1 ms, measured with two cores and load 4).
+On a busy machine a frame must not wait for a thread that is not running, and OpenBLAS shares even small complex
+products out to threads (median 53 ms instead of 1 ms, measured with two cores and load 4). Hence real products only,
+each small enough to stay in this thread.
 """
 
 from typing import Any
@@ -31,6 +32,8 @@ LAG_PX = 16
 SIGMA_PX = 1.0
 HIGHEST_CYCLES_PX = 0.25
 FADE_PX = 8
+MOST_PRODUCTS = 200_000
+"""Of a matrix product. OpenBLAS begins to share out real ones at 262,144 (4 x 65,536)."""
 APART_PX = 4
 """How far an area's shift may be from that of the areas together."""
 
@@ -162,9 +165,18 @@ class _Transform:
         n = len(slices)
         self._areas = np.empty((n, rows, cols), np.float32)
         self._values = np.empty((n, len(kept), n_cols), np.complex64)
-        self._product = np.zeros((n, rows, n_cols), np.complex64)  # its high frequencies stay 0
-        self._half = np.empty((n, 2 * lag[0] + 1, n_cols), np.complex64)
+        self._product = np.empty_like(self._values)
+        self._even = np.empty((n, lag[0] + 1, 2 * n_cols), np.float32)
+        self._odd = np.empty_like(self._even)
         self._surfaces = np.empty((n, 2 * lag[0] + 1, 2 * lag[1] + 1), np.float32)
+        down = 2 * np.pi * np.outer(np.arange(lag[0] + 1), fy)
+        self._cos_down, self._sin_down = np.cos(down).astype(np.float32), np.sin(down).astype(np.float32)
+        # rfft gives one half of the columns, which count twice; rows go re, im, re, im, ... as complex numbers lie
+        wave = np.exp(2j * np.pi * np.outer(fx, np.arange(-lag[1], lag[1] + 1))) * np.where(fx > 0, 2, 1)[:, None]
+        self._real_across = np.stack([wave.real, -wave.imag], 1).reshape(2 * n_cols, -1).astype(np.float32)
+        self._imag_across = np.stack([wave.imag, wave.real], 1).reshape(2 * n_cols, -1).astype(np.float32)
+        step = max(1, MOST_PRODUCTS // ((lag[0] + 1) * len(kept)))
+        self._parts = [slice(k, min(k + step, 2 * n_cols)) for k in range(0, 2 * n_cols, step)]
 
     def forward(self, pixels: NDArray[Any], inverted: bool) -> NDArray[np.complex64]:
         """(n areas, frequencies y, frequencies x). An inverted image is a constant less the real one."""
@@ -189,16 +201,20 @@ class _Transform:
         return values
 
     def _correlate(self, values: NDArray[np.complex64], conjugate: NDArray[np.complex64]) -> NDArray[np.float32]:
-        """(n areas, lags y, lags x), lags from -16 to 16 px: all lags down, and across only where they are wanted."""
-        high, (lag_y, lag_x), product = self.high, self.lag, self._product
-        np.multiply(values[:, : high + 1], conjugate[:, : high + 1], out=product[:, : high + 1])
-        np.multiply(values[:, high + 1 :], conjugate[:, high + 1 :], out=product[:, -high:])
-        down = scipy.fft.ifft(product, axis=1)
-        self._half[:, :lag_y] = down[:, -lag_y:]
-        self._half[:, lag_y:] = down[:, : lag_y + 1]
-        across = scipy.fft.irfft(self._half, self._areas.shape[2], axis=2)
-        self._surfaces[:, :, :lag_x] = across[:, :, -lag_x:]
-        self._surfaces[:, :, lag_x:] = across[:, :, : lag_x + 1]
+        """(n areas, lags y, lags x), lags from -16 to 16 px.
+
+        A Fourier sum at the lags that are wanted. With X the product of the spectra, E = sum X cos and O = sum X sin
+        over the frequencies down, and the same again across: the correlation at lags y, x is Re E e^ix - Im O e^ix, at
+        -y, x it is Re E e^ix + Im O e^ix.
+        """
+        product = np.multiply(values, conjugate, out=self._product).view(np.float32)
+        for part in self._parts:
+            np.matmul(self._cos_down, product[:, :, part], out=self._even[:, :, part])
+            np.matmul(self._sin_down, product[:, :, part], out=self._odd[:, :, part])
+        even, odd = self._even @ self._real_across, self._odd @ self._imag_across
+        zero = self.lag[0]
+        np.subtract(even, odd, out=self._surfaces[:, zero:])
+        np.add(even[:, :0:-1], odd[:, :0:-1], out=self._surfaces[:, :zero])
         return self._surfaces
 
     def peaks(
@@ -211,18 +227,14 @@ class _Transform:
         y, x = divmod(int(together.argmax()), width)
         if y in (0, height - 1) or x in (0, width - 1):
             return 0.0, []
-        top, left = max(y - APART_PX, 1), max(x - APART_PX, 1)
-        near = surfaces[:, top : min(y + APART_PX, height - 2) + 1, left : min(x + APART_PX, width - 2) + 1]
-        rows, cols = np.divmod(near.reshape(len(near), -1).argmax(1), near.shape[2])
-        rows, cols = rows + top, cols + left
-        # each area's peak and its four neighbours: five fetches for all areas are faster than a loop over areas
-        k = np.arange(len(near))
-        here, above, below, before, after = (
-            surfaces[k, rows + dy, cols + dx] for dy, dx in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
-        )
-        found_y = rows - self.lag[0] + _vertex(above, here, below)
-        found_x = cols - self.lag[1] + _vertex(before, here, after)
-        return float(together[y, x]), list(zip(found_y.tolist(), found_x.tolist(), strict=True))
+        top, left = max(y - APART_PX, 0), max(x - APART_PX, 0)
+        shifts = []
+        for surface in surfaces:
+            near = surface[top : y + APART_PX + 1, left : x + APART_PX + 1]
+            row, col = divmod(int(near.argmax()), near.shape[1])
+            row, col = row + top, col + left
+            shifts.append((_vertex(surface[:, col], row) - self.lag[0], _vertex(surface[row], col) - self.lag[1]))
+        return float(together[y, x]), shifts
 
 
 def _energy(values: NDArray[np.complex64]) -> float:
@@ -251,11 +263,13 @@ def _fade(n: int) -> NDArray[np.float64]:
     return np.clip(from_edge / width - 1, 0, 1)
 
 
-def _vertex(before: NDArray[np.float32], here: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Where the parabola through a value and its two neighbours has its top, from that value; within half a pixel.
-
-    At the border of the search the highest value need not be a maximum; then the top may be far off, or there is none.
-    """
-    bend = 2 * here - before - after
-    offset = 0.5 * (after - before) / np.where(bend > 0, bend, np.inf)
-    return offset.clip(-0.5, 0.5)
+def _vertex(values: NDArray[np.float32], k: int) -> float:
+    """Where the parabola through a maximum and its two neighbours has its top."""
+    if k in (0, len(values) - 1):
+        return float(k)
+    before, here, after = float(values[k - 1]), float(values[k]), float(values[k + 1])
+    bend = before - 2 * here + after
+    if bend >= 0:
+        return float(k)
+    # at the border of the search the highest value need not be a maximum, and the parabola's top may be far off
+    return k + min(0.5, max(-0.5, 0.5 * (before - after) / bend))

@@ -50,7 +50,7 @@ class FrameRing:
         size = form.frame_bytes
         memory = np.zeros(slots * size, np.uint8)
         self.frame_bytes = size
-        self._bytes = memoryview(memory)
+        self._bytes = memory.data
         self._views = [form.view(memory[k * size : (k + 1) * size]) for k in range(slots)]
         self._filled = 0
         self._taken = 0

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from loop2p.protocol import FileError, RigFile, control
-from loop2p.runtime.ask import ask_answer
+from loop2p.protocol import FileError, RigFile, WireError, control
+from loop2p.runtime.ask import ask, ask_answer
 from loop2p.runtime.process import EXIT_FAULT, EXIT_MISTAKE, EXIT_STOPPED
 from loop2p.runtime.restart import RestartPolicy
 
@@ -60,7 +61,7 @@ class Lost(Struct, frozen=True):
 
 
 class Launcher:
-    """The processes of one machine. `poll` is to be called often; it reports what died."""
+    """The processes of one machine. `poll` is to be called often; it reports what died, to task as well."""
 
     def __init__(self, rig_file: RigFile, host: str, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.rig_file, self.host, self.logs, self._now = rig_file, host, logs, clock
@@ -72,6 +73,7 @@ class Launcher:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._policies = {name: RestartPolicy() for name in (*self.services, *self.standins)}
         self._due: dict[str, float] = {}
+        self._untold: deque[Lost] = deque()
         self.stopping = False
 
     @property
@@ -111,7 +113,22 @@ class Launcher:
                 self._due[name] = now + delay
             log.warning("%s ended (%s, code %d)%s", name, how, code, "; starts again" if delay is not None else "")
             lost.append(Lost(name, code, how, delay is not None))
+        self._untold.extend(lost)
+        self._tell_task()
         return lost
+
+    def _tell_task(self) -> None:
+        """Put what died on the record; while task itself is down, the news wait for its successor."""
+        endpoint = self.rig_file.rig.services["task"].control
+        while self._untold:
+            lost = self._untold[0]
+            args = {"service": lost.name, "how": lost.how, "code": str(lost.code)}
+            try:
+                if ask(endpoint, control.Ask("lost", "launcher", args), 0.2) is None:
+                    return
+            except WireError as error:
+                log.error("task's answer: %s", error)
+            self._untold.popleft()
 
     def _reap(self, name: str) -> None:
         process = self.processes.pop(name)

@@ -32,8 +32,8 @@ def bench_throughput(
 ) -> dict[str, Any]:
     """The sender pushes flat out; TCP's own flow control makes it wait for imaging. Task is in closed loop.
 
-    Frames a second are counted by task (each frame of the one plane is decoded and decided on) in `WINDOWS` windows; memory
-    is each service's resident size after the first window and at the end.
+    Frames a second are counted by task (each frame of the one plane is decoded and decided on) in `WINDOWS` windows;
+    memory is each service's resident size after the first window and at the end.
     """
     import psutil
 
