@@ -14,7 +14,7 @@ from typing import Any
 from rigs import rig_text
 
 from loop2p.protocol import Envelope, RigFile, control, read_rig
-from loop2p.runtime import Launcher, ask_answer
+from loop2p.runtime import Launcher, ask, ask_answer
 from loop2p.runtime.monitor import Monitor
 from loop2p.simulation.scene import Scene
 
@@ -109,12 +109,13 @@ class Running:
         return ask_answer(self.rig_file.rig.services["task"].control, control.Ask(kind, "test", args), 5.0)
 
     def start(self, text: str, run_id: str = "one") -> control.Answer:
-        """Ask for a session as soon as task answers."""
+        """Ask for a session as soon as task answers; once, since a second start would be refused."""
+        endpoint = self.rig_file.rig.services["task"].control
         deadline = time.monotonic() + 60
-        while True:
-            answer = self.ask("start", task=text, task_path="task.toml", run_id=run_id, by="test")
-            if answer.accepted or "no answer" not in answer.reason or time.monotonic() > deadline:
-                return answer
+        while ask(endpoint, control.Hello()) is None:
+            assert time.monotonic() < deadline, f"task never answered\n{self.last_words()}"
+        args = {"task": text, "task_path": "task.toml", "run_id": run_id, "by": "test"}
+        return ask_answer(endpoint, control.Ask("start", "test", args), 30.0)
 
     def wait(self, condition: Callable[[Envelope], bool], what: str, timeout_s: float = 90.0) -> Envelope:
         """Wait for a message; keeps the launcher going, as `loop2p run` does."""

@@ -291,6 +291,14 @@ def test_a_single_bad_frame_is_not_valid_and_raises_no_alarm(fields):
     assert m.alarms == []
 
 
+def test_a_limit_in_the_rig_file_stands_instead_of_the_learned_one(fields):
+    m = Microscopist(fields, quality_limit=0).build()
+    assert all(m.show(misread(m.image())).valid for _ in range(20))
+    strict = Microscopist(fields, light=0.2, quality_limit=0.99)
+    strict.take(N_REFERENCE)
+    assert not any(t.valid for t in strict.take(20))
+
+
 def test_planes_that_change_places_are_told_apart(fields):
     m = Microscopist(fields, planes=2).build()
     m.core.in_session = True

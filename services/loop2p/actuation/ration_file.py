@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import threading
 from pathlib import Path
 
 import msgspec
 
 from loop2p.actuation.ration import Ration
+from loop2p.runtime.synced import SyncThread
 
 
 class RationFileError(ValueError):
@@ -63,33 +63,21 @@ class RationFile:
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
-        self._changed, self._leaving = threading.Event(), False
-        self._thread = threading.Thread(target=self._sync, name="ration-sync", daemon=True)
-        self._thread.start()
+        self._sync = SyncThread(self._file, "ration-sync")
 
     def write(self) -> None:
         """Append the ration as it stands, if it has changed. Raises OSError (disk full)."""
         if msgspec.json.encode(self.ration) != self._line:
             self._line = self._write_line()
-            self._changed.set()
+            self._sync.request()
 
     def close(self) -> None:
         """Sync and close."""
-        self._leaving = True
-        self._changed.set()
-        self._thread.join()
         with contextlib.closing(self._file):
-            os.fsync(self._file.fileno())
+            self._sync.close()
 
     def _write_line(self) -> bytes:
         line = msgspec.json.encode(self.ration)
         self._file.write(line + b"\n")
         self._file.flush()
         return line
-
-    def _sync(self) -> None:
-        while not self._leaving:
-            self._changed.wait()
-            self._changed.clear()
-            with contextlib.suppress(OSError):  # a failing disk shows in the next write
-                os.fsync(self._file.fileno())

@@ -42,6 +42,8 @@ class ImagingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Shift rounded to whole pixels, or "bilinear"."""
     alarm_after: Annotated[int, Meta(ge=1)] = 8
     """So many bad frames of a plane in a row raise the alarm, so many good ones end it: 0.5 s at 15.46 Hz."""
+    quality_limit: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Frames of less quality are not valid. Default: learned from each reference. 0: only another plane's are not."""
     check_lines: bool = True
     """Refuse a reference whose lines seem to have another length than the rig file says."""
     preview_hz: Annotated[float, Meta(ge=0)] = 5.0
@@ -193,7 +195,7 @@ class ImagingCore:
         """The alarm code of what is wrong with a frame, or nothing."""
         reference = self.planes[k].reference
         assert reference
-        if match.quality >= reference.expected:
+        if match.quality >= max(reference.expected, reference.limit):
             return ""
         for other, plane in enumerate(self.planes):
             if other != k and plane.template and plane.reference:
@@ -258,7 +260,7 @@ class ImagingCore:
         plane.reference = plane.template = None
         plane.bad = plane.good = 0
         s = self.settings
-        plane.builder = ReferenceBuilder(self.registrar, self.shape, s.reference_frames, s.check_lines)
+        plane.builder = ReferenceBuilder(self.registrar, self.shape, s.reference_frames, s.check_lines, s.quality_limit)
 
     def _build(self, frame: Frame, plane: _Plane, spectra: Spectra | None) -> Iterator[Message]:
         assert plane.builder

@@ -1,5 +1,7 @@
 """Prometheus metrics of one service. Names and types are the same for every service, so one dashboard fits all."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 
 from loop2p.protocol import Accepted, Done, Message, Shown
@@ -37,6 +39,7 @@ class Metrics:
         self._children: dict[tuple[str, str], object] = {}
         self._counted: dict[str, int] = {}
         self._server: object = None
+        self._waiting: list[tuple[Any, str, float | None]] = []
 
     def _child(self, metric, label: str):  # type: ignore[no-untyped-def]
         key = (metric._name, label)
@@ -45,24 +48,32 @@ class Metrics:
             child = self._children[key] = metric.labels(self._service, label)
         return child
 
+    # What happens for every message is only noted, and counted at the next `flush`: the loop does not wait for it.
+
     def received(self, topic: str, source: str, hop_ns: int) -> None:
-        self._child(self._received, topic).inc()
-        self._child(self._hop, source).observe(max(hop_ns, 0) / 1e9)
+        self._waiting += ((self._received, topic, None), (self._hop, source, max(hop_ns, 0) / 1e9))
 
     def handled(self, topic: str, took_ns: int) -> None:
-        self._child(self._handling, topic).observe(took_ns / 1e9)
+        self._waiting.append((self._handling, topic, took_ns / 1e9))
 
     def published(self, message: Message) -> None:
-        self._child(self._published, message.topic).inc()
+        self._waiting.append((self._published, message.topic, None))
         cause = message.cause
         if cause is None:
             return
         if isinstance(message, Accepted):
-            self._child(self._loop, "command").observe((message.received_ns - cause.arrival_ns) / 1e9)
+            self._waiting.append((self._loop, "command", (message.received_ns - cause.arrival_ns) / 1e9))
         elif isinstance(message, Shown):
-            self._child(self._loop, "shown").observe((message.flip_ns - cause.arrival_ns) / 1e9)
+            self._waiting.append((self._loop, "shown", (message.flip_ns - cause.arrival_ns) / 1e9))
         elif isinstance(message, Done) and message.volume_ul > 0:
-            self._child(self._loop, "valve").observe((message.open_ns - cause.arrival_ns) / 1e9)
+            self._waiting.append((self._loop, "valve", (message.open_ns - cause.arrival_ns) / 1e9))
+
+    def flush(self) -> None:
+        """Count what was noted; the runtime calls it with each heartbeat, and before the endpoint closes."""
+        waiting, self._waiting = self._waiting, []
+        for metric, label, seconds in waiting:
+            child = self._child(metric, label)
+            child.inc() if seconds is None else child.observe(seconds)
 
     def gap(self, source: str, missed: int) -> None:
         self._child(self._gaps, source).inc(missed)
@@ -98,6 +109,7 @@ class Metrics:
         self._server, _ = start_http_server(int(port), host, registry=self.registry)
 
     def close(self) -> None:
+        self.flush()
         if self._server is not None:
             self._server.shutdown()  # type: ignore[attr-defined]
             self._server.server_close()  # type: ignore[attr-defined]

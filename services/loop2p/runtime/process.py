@@ -382,6 +382,7 @@ class Process:
                 flushed=self.service.flushed(),
             )
         )
+        self.metrics.flush()
         self.metrics.role(counters, self.service.gauges())
         now = self.clock.now_ns()
         for peer, heard in self._heard.items():

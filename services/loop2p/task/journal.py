@@ -6,6 +6,7 @@ at most, for a power cut: a sync on the way would cost a hit's picture some mill
 machine's disk: p50 0.2, p95 4.0 ms). A line torn by a crash is the last one and is left out.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from loop2p.protocol import Calibration, Phase, Refused, RewardCommand, Selection, Session, Trial
+from loop2p.runtime.synced import SyncThread
 
 Entry = Session | Selection | Calibration | Phase | Trial | RewardCommand | Refused
 KEPT = (Session, Selection, Calibration, Phase, Trial, RewardCommand, Refused)
@@ -30,31 +32,24 @@ class StateError(ValueError):
 class Journal:
     """Appends entries to the state file. Raises OSError if the disk does."""
 
-    _unsynced = False
-
     def __init__(self, folder: Path) -> None:
         self._file = open(folder / STATE_FILE, "a+b")  # noqa: SIM115  closed by close()
         self._file.seek(0)
         whole = self._file.read().rfind(b"\n") + 1
         self._file.truncate(whole)  # a line torn by a crash: the next one must not stick to it
         _sync_folder(folder)
+        self._sync = SyncThread(self._file, "state-sync")
 
     def write(self, entries: list[Entry]) -> None:
-        """Append; survives the death of this process."""
+        """Append; survives the death of this process at once, a power cut as soon as the disk has it."""
         if entries:
             self._file.write(b"".join(_encode(entry) + b"\n" for entry in entries))
             self._file.flush()
-            self._unsynced = True
-
-    def sync(self) -> None:
-        """Have what was written on the disk."""
-        if self._unsynced:
-            self._unsynced = False
-            os.fsync(self._file.fileno())
+            self._sync.request()
 
     def close(self) -> None:
-        self.sync()
-        self._file.close()
+        with contextlib.closing(self._file):
+            self._sync.close()
 
 
 class State(Struct):

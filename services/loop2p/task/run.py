@@ -104,9 +104,7 @@ class Run:
         return self._alarm("command-refused", True, f"{name_of(command)}: {refused.reason}")
 
     def tick(self) -> list[Message]:
-        """Repeat what is unanswered; have what was written on the disk."""
-        if self._journal is not None:
-            self._journal.sync()
+        """Repeat what is unanswered."""
         again, unanswered = self._commander.tick(self._now_ns())
         out: list[Message] = list(again)
         for command in unanswered:
