@@ -427,6 +427,21 @@ def test_a_refused_command_is_told(bench: Bench):
     assert of(RewardCommand, bench.wait(0.1)) == []
 
 
+def test_an_led_that_was_refused_is_asked_for_again_while_it_should_be_on(bench: Bench):
+    bench.wait(0.1)
+    bench.answers = False
+    bench.start(OPTO)
+    first = bench.state(OptoCommand)
+    bench.hear(Refused(id=first.id, reason="unarmed: task has been silent"), "actuation")
+    assert of(OptoCommand, bench.frames([0.5] * 5)) == []
+    (again,) = {m.id: m for m in of(OptoCommand, bench.frames([0.5] * 6))}.values()
+    assert again.armed
+    assert again.id > first.id
+    bench.hear(Refused(id=again.id, reason="unarmed: task has been silent"), "actuation")
+    bench.ask("stop")
+    assert not any(m.armed for m in of(OptoCommand, bench.wait(1.0)))
+
+
 def test_the_led_is_armed_again_for_a_new_actuator_and_disarmed_when_the_task_leaves(bench: Bench):
     bench.wait(0.1)
     bench.start(OPTO)

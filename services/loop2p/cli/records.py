@@ -1,15 +1,15 @@
-"""Commands for what was recorded: export, trace, recover."""
+"""Commands for what was recorded: export, trace, replay, recover."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loop2p.cli.main import Json, fail, out, print_json
+from loop2p.cli.main import EXIT_REFUSED, Json, fail, out, print_json
 
 
 def register(app: typer.Typer) -> None:
-    for command in (export, trace, recover):
+    for command in (export, trace, replay, recover):
         app.command()(command)
 
 
@@ -50,6 +50,23 @@ def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index
     else:
         for step in steps:
             out.print(f"{step['ms']:9.3f} ms  {step['source']:10} {step['topic']:20} {step['detail']}", markup=False)
+
+
+def replay(run: RunFolder, json: Json = False) -> None:
+    """Decide again from the recorded outputs: same threshold, angles, outcomes and rewards? Exit code 1 if not."""
+    from loop2p.cli.replaying import replay_run
+
+    result = replay_run(_folder(run))
+    if json:
+        print_json(result)
+    else:
+        for what, row in result["compared"].items():
+            same = "the same" if row["same"] else f"DIFFERENT from number {row['first_difference']}"
+            out.print(f"{what:12} {row['recorded']:6} recorded, {row['replayed']:6} replayed: {same}", markup=False)
+        if result["note"]:
+            out.print(f"note: {result['note']}", markup=False)
+    if not result["same"]:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def recover(journal: Annotated[Path, typer.Argument(help="a journal that was cut")]) -> None:

@@ -324,12 +324,16 @@ class SessionCore:
     def _free_reward(self, _event: RequestLog) -> list[Effect]:
         return [self._drop(-1)]
 
-    def _back(self, event: RequestLog) -> list[Effect]:
-        self.missing.discard(event.detail)
+    def led(self) -> list[Effect]:
+        """Arm the LED again, if it should be on now."""
         if not self.running or self.missing:
             return []
         armed = self.plan.experiment.opto.armed if self.phase == "closed_loop" else self.plan.experiment.opto.baseline
         return [Opto(True)] if armed else []
+
+    def _back(self, event: RequestLog) -> list[Effect]:
+        self.missing.discard(event.detail)
+        return self.led()
 
     _requests: dict[str, Callable[["SessionCore", RequestLog], list[Effect]]] = {
         "begin": _begin,

@@ -26,6 +26,7 @@ from loop2p.task.core import Effect, Opto, SessionCore, TimeRanBackError
 from loop2p.task.journal import KEPT, Entry, Journal, LedgerFile
 
 ID_BLOCK = 10_000
+ARM_AGAIN_NS = 500_000_000
 COUNTS = (
     "outputs_taken", "outputs_left_out", "rewards_commanded", "rewards_done", "commands_refused", "commands_unanswered",
 )  # fmt: skip
@@ -56,6 +57,8 @@ class Run:
         self._ledger: LedgerFile | None = None
         self._journal: Journal | None = None
         self._commander = Commander(0)
+        self._arm_again_ns: int | None = None
+        """When to ask once more for an LED that was refused, such as in a lapse of the lease."""
 
     @property
     def is_open(self) -> bool:
@@ -101,10 +104,15 @@ class Run:
         self.counts["commands_refused"] += 1
         if isinstance(command, RewardCommand) and command.volume_ul > 0:
             self._write([refused])
+        if isinstance(command, OptoCommand) and command.armed:
+            self._arm_again_ns = self._now_ns() + ARM_AGAIN_NS
         return self._alarm("command-refused", True, f"{name_of(command)}: {refused.reason}")
 
     def tick(self) -> list[Message]:
-        """Repeat what is unanswered."""
+        """Repeat what is unanswered; arm an LED again that was refused while it should be on."""
+        if self._arm_again_ns is not None and self._now_ns() >= self._arm_again_ns:
+            self._arm_again_ns = None
+            return [*self._carry_out(self.core.led(), None), *self.tick()]
         again, unanswered = self._commander.tick(self._now_ns())
         out: list[Message] = list(again)
         for command in unanswered:
