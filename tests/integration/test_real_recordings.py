@@ -134,7 +134,7 @@ RAMP_FRAMES = 22
 
 
 def stable_blobs(movie: NDArray[Any], n: int) -> list[Pixels]:
-    """The n spots whose brightness varies least once the ramp is over (experiment.md 2.1: baseline stability).
+    """The n spots whose brightness varies least once the ramp is over (docs/experiment.md 2.1: baseline stability).
 
     Discs of 149 px around separate maxima of the mean image.
     """

@@ -551,7 +551,7 @@ def test_recording_s_crash_pauses_and_its_successor_resumes_by_itself(bench: Ben
     bench.silent = {"recording"}
     out = bench.frames([0.5] * 20)
     assert phases(out) == ["paused"]
-    assert of(Phase, out)[0].reason == "recording was lost: nothing may happen off the record"
+    assert of(Phase, out)[0].reason == "recording was lost: nothing may happen off the record; goes on when it is back"
     assert edges(out) == [(0, "void")]
     bench.silent, bench.instances["recording"] = set(), "recording-2"
     out = bench.frames([0.5] * 3)
@@ -559,15 +559,16 @@ def test_recording_s_crash_pauses_and_its_successor_resumes_by_itself(bench: Ben
     assert [m.reason for m in of(RequestLog, out)] == ["recording was lost and has a successor"]
 
 
-def test_recording_that_only_was_silent_waits_for_the_operator(bench: Bench):
+def test_recording_that_only_was_silent_goes_on_when_it_is_back(bench: Bench):
     bench.wait(0.1)
     bench.start()
     bench.frames([0.5] * 20)
     bench.silent = {"recording"}
-    bench.frames([0.5] * 20)
+    assert phases(bench.frames([0.5] * 20)) == ["paused"]
     bench.silent = set()
-    assert phases(bench.frames([0.5] * 20)) == []
-    assert bench.ask("resume").accepted
+    out = bench.frames([0.5] * 20)
+    assert phases(out) == ["closed_loop"]
+    assert [m.reason for m in of(RequestLog, out)] == ["recording was silent and goes on"]
 
 
 def test_an_operator_s_pause_is_not_undone_by_a_successor(bench: Bench):

@@ -118,17 +118,14 @@ class Running:
         return ask_answer(endpoint, control.Ask("start", "test", args), 30.0)
 
     def wait(self, condition: Callable[[Envelope], bool], what: str, timeout_s: float = 90.0) -> Envelope:
-        """Wait for a message; keeps the launcher going, as `loop2p run` does."""
+        """Wait for a message; keeps the launcher going, as `loop2p run` does. What came after it is left for later."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            found = None
+            self.lost += self.launcher.poll()
             for envelope in self.monitor.wait(0.02):
                 self.heard.append(envelope)
-                if found is None and condition(envelope):
-                    found = envelope
-            if found is not None:
-                return found
-            self.lost += self.launcher.poll()
+                if condition(envelope):
+                    return envelope
         raise AssertionError(f"{what} did not come within {timeout_s:g} s; last: {self.last_words()}")
 
     def wait_for(self, kind: type, what: str = "", **fields: Any) -> Any:

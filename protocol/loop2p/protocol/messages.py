@@ -147,7 +147,7 @@ class Output(Message, frozen=True, kw_only=True, tag="output"):
     d: float
     """The decoder's value, unsmoothed (D for the difference decoder, dF/F)."""
     value: float
-    """The control value: mean of d over the last 3 proximal frames (experiment.md 2.3)."""
+    """The control value: mean of d over the last 3 proximal frames (docs/experiment.md 2.3)."""
     dff: F32 = b""
     """(n_rois,) dF/F where the decoder has it, else empty."""
     valid: bool = True
@@ -167,7 +167,7 @@ class Calibration(Message, frozen=True, kw_only=True, tag="calibration"):
     threshold: float
     """Control value shown as 90 deg: the target."""
     mu: float
-    """Mean of the Gaussian fitted to the mirrored lower half of baseline D (experiment.md 2.4)."""
+    """Mean of the Gaussian fitted to the mirrored lower half of baseline D (docs/experiment.md 2.4)."""
     sigma: float
     """Its standard deviation."""
     z_star: float

@@ -27,7 +27,7 @@ ROLES = {
 
 
 class Microscope(Struct, frozen=True, forbid_unknown_fields=True):
-    """Geometry and rate of the imaging stream. Defaults: experiment.md section 1."""
+    """Geometry and rate of the imaging stream. Defaults: docs/experiment.md section 1."""
 
     height: PositiveInt = 512
     width: PositiveInt = 796

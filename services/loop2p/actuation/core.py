@@ -94,11 +94,11 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_open_ms: float = 200.0
     """Longest single opening of the valve."""
     session_ul: float = 1000.0
-    """In one run: twice the 0.51 ml that a good session gives (experiment.md 6)."""
+    """In one run: twice the 0.51 ml that a good session gives (docs/experiment.md 6)."""
     day_ul: float = 1200.0
-    """For one animal on one day: the ration of water restriction (experiment.md 1)."""
+    """For one animal on one day: the ration of water restriction (docs/experiment.md 1)."""
     led_duty_max: float = 0.2
-    """Largest part of the time the LED may be on: 6 ms of each 32.3 ms frame are 0.186 (experiment.md 4.5)."""
+    """Largest part of the time the LED may be on: 6 ms of each 32.3 ms frame are 0.186 (docs/experiment.md 4.5)."""
     led_day_s: float = 1500.0
     """Seconds of light for one animal on one day: twice the 605 s of an LED-on baseline and a session."""
     lease_ms: float = LEASE_MS

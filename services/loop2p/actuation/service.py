@@ -74,9 +74,9 @@ class ActuationOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     calibration_stale_days: int = 30
     """An alarm says so when the valve was weighed longer ago; 0 for never."""
     wheel_counts_per_rev: int = 2500
-    """US Digital E6 (experiment.md 1)."""
+    """US Digital E6 (docs/experiment.md 1)."""
     wheel_circumference_cm: float = 19 * math.pi
-    """A wheel 19 cm across (experiment.md 1: the paper's "radius" is taken for the diameter)."""
+    """A wheel 19 cm across (docs/experiment.md 1: the paper's "radius" is taken for the diameter)."""
 
     def __post_init__(self) -> None:
         if not set(LEASE_SOURCES) <= set(self.lease_sources):

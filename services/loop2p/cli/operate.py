@@ -34,7 +34,7 @@ def up(rig: RigPath, host: HostName = "local") -> None:
             launcher.start()
             err.print(f"{', '.join((*launcher.services, *launcher.standins))} started; Ctrl-C stops them")
             try:
-                while not asked and (launcher.processes or launcher.waiting):
+                while not asked and (launcher.waiting or any(n in launcher.processes for n in launcher.services)):
                     for lost in launcher.poll():
                         if not lost.restarting and lost.how != "stopped":
                             err.print(f"{lost.name} is not started again:\n{launcher.last_words(lost.name)}")

@@ -49,7 +49,11 @@ def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index
         print_json(steps)
     else:
         for step in steps:
-            out.print(f"{step['ms']:9.3f} ms  {step['source']:10} {step['topic']:20} {step['detail']}", markup=False)
+            out.print(
+                f"{step['ms']:9.3f} ms  {step['source']:10} {step['topic']:20} {step['detail']}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def replay(run: RunFolder, json: Json = False) -> None:

@@ -1,5 +1,6 @@
 """`loop2p run`: a session, then its files."""
 
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from loop2p.cli.main import EXIT_REFUSED, HostName, Json, RigPath, err, fail, open_rig, out, print_json
+from loop2p.cli.main import EXIT_MISTAKE, EXIT_REFUSED, HostName, Json, RigPath, err, fail, open_rig, out, print_json
 from loop2p.cli.progress import Progress
 from loop2p.cli.session import Conductor, new_run_id, point_latest
 from loop2p.protocol import FileError
@@ -30,6 +31,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a session on a rig and make its recording, NWB file, summary and report."""
+    logging.getLogger("loop2p").addHandler(logging.NullHandler())  # what the launcher logs is told by other means
     rig_file = open_rig(rig)
     texts = [_read(path) for path in (task, animal) if path is not None]
     run_id = new_run_id(rig_file.rig.name)
@@ -59,7 +61,7 @@ def run(
         else:
             print_summary(summary, outcome.folder)
     if outcome.problem:
-        fail(outcome.problem, EXIT_REFUSED)
+        fail(outcome.problem, EXIT_MISTAKE if conductor.mistake else EXIT_REFUSED)
     if summary is None or not outcome.ended or not summary["audit"]["complete"]:
         fail("the record is not complete; see the audit in summary.json", EXIT_REFUSED)
 

@@ -43,6 +43,8 @@ class Conductor:
         self.progress = Progress()
         self.launcher: Launcher | None = None
         self.stop_asked = 0
+        self.mistake = False
+        """A service could not start: a mistake in a file, or a port that is taken."""
 
     def ask_stop(self, *_: object) -> None:
         """The operator's Ctrl-C: once for a clean end, twice to leave at once."""
@@ -107,6 +109,9 @@ class Conductor:
                 asked = self.stop_asked
                 kind = "stop" if asked == 1 and not outcome.problem else "abort"
                 ask_answer(self._task, control.Ask(kind, _who()), 1.0)
+                if self.progress.phase in ("starting", "idle"):  # it never began: there is no end to wait for
+                    outcome.problem = outcome.problem or "stopped before the session began"
+                    return
                 give_up = give_up or time.monotonic() + END_TIMEOUT_S
             if give_up is not None and (time.monotonic() > give_up or asked > 1):
                 outcome.problem = outcome.problem or "stopped before task had ended the session"
@@ -127,6 +132,9 @@ class Conductor:
             if not lost.restarting:
                 words = self.launcher.last_words(lost.name)
                 problem = f"{lost.name} ended ({lost.how}, code {lost.code}) and is not started again:\n{words}"
+                if lost.how == "mistake":  # its last line says place, found and expected
+                    self.mistake = True
+                    problem = f"{lost.name}: {self.launcher.last_words(lost.name, 1).partition(' ERROR ')[2] or words}"
         return problem
 
     def _stop_rig(self, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from loop2p.decoding.f0 import RollingF0
 
 WINDOW = 464
-"""30 s at 15.46 Hz (experiment.md 2.3)."""
+"""30 s at 15.46 Hz (docs/experiment.md 2.3)."""
 
 
 def bench_f0(seed: int = 0, n_rois: int = 500, repeats: int = 300) -> dict[str, Any]:

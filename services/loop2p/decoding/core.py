@@ -1,4 +1,4 @@
-"""From F to D to the control value (experiment.md 2.3). Pure: frames in, numbers out."""
+"""From F to D to the control value (docs/experiment.md 2.3). Pure: frames in, numbers out."""
 
 import math
 from collections import deque
@@ -13,9 +13,9 @@ from loop2p.decoding.f0 import RollingF0
 from loop2p.protocol import PROXIMAL, Cause, Output, Traces, f32, from_f32
 
 F0_S = 30.0
-"""F0 is the 10th percentile of the previous 30 s (experiment.md 2.3)."""
+"""F0 is the 10th percentile of the previous 30 s (docs/experiment.md 2.3)."""
 SMOOTH_FRAMES = 3
-"""The control value is the mean of D over the last 3 frames (experiment.md 2.3)."""
+"""The control value is the mean of D over the last 3 frames (docs/experiment.md 2.3)."""
 SETTLE_S = 10.0
 """So much must have been decoded before a value is called valid: F0 of fewer frames jumps about."""
 HOLE_S = 1.0
@@ -38,7 +38,7 @@ class Decoder(Protocol):
 
 
 class DifferenceDecoder:
-    """D = mean dF/F of P+ minus mean dF/F of P- (experiment.md 2.3).
+    """D = mean dF/F of P+ minus mean dF/F of P- (docs/experiment.md 2.3).
 
     dF/F = (F - F0) / F0. Where F0 is not above zero the ROI is dark and dF/F has no meaning: for an ROI of P+ or P-
     `update` raises ArithmeticError, because any number in its place would steer the screen; for an ROI that does

@@ -1,4 +1,4 @@
-"""F0: the rolling 10th percentile that every dF/F stands on (experiment.md 2.3)."""
+"""F0: the rolling 10th percentile that every dF/F stands on (docs/experiment.md 2.3)."""
 
 import numpy as np
 from numba import njit

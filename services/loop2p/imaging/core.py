@@ -25,7 +25,7 @@ from loop2p.imaging.rois import RoiSet, set_id
 from loop2p.protocol import PROXIMAL, Alarm, Cause, Message, Microscope, Preview, Raw, Rois, Traces, f32
 
 SNAPSHOT_S = 30.0
-"""The window of F0 (experiment.md 2.3), which a decoding successor needs."""
+"""The window of F0 (docs/experiment.md 2.3), which a decoding successor needs."""
 UNREGISTERED = Match(0.0, 0.0, 1.0)
 
 
@@ -35,7 +35,7 @@ class ImagingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     registration: bool = True
     """False: shift 0, quality 1, no reference is waited for and the image is not checked."""
     reference_frames: Annotated[int, Meta(ge=40)] = 300
-    """Of each plane. 300-600 in the paper (experiment.md 2.8), 20-40 s at 15.46 Hz."""
+    """Of each plane. 300-600 in the paper (docs/experiment.md 2.8), 20-40 s at 15.46 Hz."""
     area_px: tuple[Annotated[int, Meta(ge=16)], Annotated[int, Meta(ge=16)]] = AREA_PX
     """Rows and columns of each of the four areas; smaller where the image is."""
     extraction: Method = "nearest"

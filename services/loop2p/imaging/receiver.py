@@ -1,4 +1,4 @@
-"""Frames from a microscope by TCP, as Scanbox and the CLOOSE senders push them (experiment.md 2.9)."""
+"""Frames from a microscope by TCP, as Scanbox and the CLOOSE senders push them (docs/experiment.md 2.9)."""
 
 import socket
 import time

@@ -1,6 +1,6 @@
 """The reference image of a plane: how it is built, when it is refused, what quality to expect, how it is kept.
 
-Methods (experiment.md 2.8): the mean of 20-40 s, that is 300-600 frames of a plane. Here the first tenth of them is
+Methods (experiment sheet 2.8): the mean of 20-40 s, that is 300-600 frames of a plane. Here the first tenth of them is
 averaged as it comes; each later frame is added where it lies on that average (rounded to whole pixels), so that motion
 does not blur the reference. One frame in eight is kept out of the mean. Those frames then say what to expect: they are
 matched with the reference as it is and with the reference turned upside down and mirrored, which no frame resembles

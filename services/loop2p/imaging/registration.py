@@ -1,6 +1,6 @@
 """Rigid registration: how far has the image moved against the reference?
 
-Methods (experiment.md 2.8): four central sub-areas are registered on their own by FFT, the image's shift is the mean
+Methods (experiment sheet 2.8): four central sub-areas are registered on their own by FFT, the image's shift is the mean
 of theirs. What is ours, and measured with `bench.bench_registration`:
 
 * The reference's areas are blanked over their outer 8 px and fade in over the next 8. Without that the circular

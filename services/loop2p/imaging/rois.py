@@ -62,7 +62,7 @@ class RoiSet(Struct, frozen=True):
 def read_rois(file: RoiFile, folder: Path, shape: tuple[int, int]) -> RoiSet:
     """Read the ROIs of one plane and check them against the image. Raises FileError: file, ROI, found, expected.
 
-    A pixel that a ROI lists twice counts once. Pixel weights are ignored: F is the plain mean (experiment.md 2.3).
+    A pixel that a ROI lists twice counts once. Pixel weights are ignored: F is the plain mean (docs/experiment.md 2.3).
     """
     path = folder / file.path
     if not path.exists():

@@ -8,7 +8,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 HANDSHAKE = struct.Struct("<3I")
-"""total frames, current plane, planes (experiment.md 2.9)."""
+"""total frames, current plane, planes (docs/experiment.md 2.9)."""
 MOST_PLANES = 255
 """More planes than this is no handshake but noise."""
 SIZES = ((1024, 1024), (512, 796), (512, 800), (512, 512), (256, 796), (256, 256), (128, 128))

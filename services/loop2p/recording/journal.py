@@ -9,7 +9,7 @@ with header and body byte for byte as they were on the wire. A body that is no M
 `header.sent_ns`, sequence the lowest 32 bits of `header.seq`; there is a channel for each topic, source and instance.
 
 The file is not chunked and goes to the operating system without a buffer of ours, because an open chunk or buffer
-is what a killed writer loses (performance.md, section H).
+is what a killed writer loses (measured with a prototype).
 """
 
 import contextlib

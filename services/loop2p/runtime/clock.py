@@ -8,7 +8,7 @@ class RigClock:
     """Local perf_counter plus the measured offset to the reference machine.
 
     On the reference machine the offset is 0. Elsewhere it comes from four-timestamp exchanges, of which
-    those with the lowest round trip are believed (performance.md; RFC 5905 section 8 for the formula).
+    those with the lowest round trip are believed (RFC 5905 section 8 for the formula).
     """
 
     def __init__(self, is_reference: bool = True, keep: int = 64) -> None:

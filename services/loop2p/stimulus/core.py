@@ -1,7 +1,7 @@
 """What the animal sees, as a function; when it is drawn; and what becomes of each thing asked for.
 
 Formula: `0.5 + 0.5 c exp(-r^2 / 2 s^2) cos(2 pi k / W (x cos t + y sin t))`, W the screen's width, s = W/8, k = 6
-cycles a width, c = 1 (experiment.md 2.7). The origin is the middle of the screen, x points right and **y up**, so
+cycles a width, c = 1 (docs/experiment.md 2.7). The origin is the middle of the screen, x points right and **y up**, so
 t = 0 gives vertical bars and a positive t turns them counter-clockwise as the viewer sees them. An image's rows
 count downwards: y = H/2 - (row + 0.5). The grating does not drift.
 """
@@ -23,7 +23,7 @@ MEAN = {"grey": 0.5, "grating": 0.5, "black": 0.0}
 
 
 class Look(Struct, frozen=True):
-    """How the pictures are made. Defaults: experiment.md 2.7. Raises ValueError for a gamma that is none."""
+    """How the pictures are made. Defaults: docs/experiment.md 2.7. Raises ValueError for a gamma that is none."""
 
     cycles_per_width: Annotated[float, Meta(gt=0)] = 6.0
     sigma_widths: Annotated[float, Meta(gt=0)] = 1 / 8

@@ -34,7 +34,7 @@ class StimulusOptions(Look, frozen=True, forbid_unknown_fields=True):
     """How long before the monitor's refresh drawing starts; a newer Show may come until then."""
     monitor_width_cm: Annotated[float, Meta(gt=0)] | None = None
     distance_cm: Annotated[float, Meta(gt=0)] = 20.0
-    """Eye to screen (experiment.md section 1)."""
+    """Eye to screen (docs/experiment.md section 1)."""
 
 
 class Stimulus(Service):

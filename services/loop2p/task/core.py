@@ -133,6 +133,8 @@ class SessionCore:
             return f"the session is {self.phase}"
         if "actuation" in self.missing:
             return "actuation is lost and not back yet"
+        if self.phase == "paused":
+            return "the session is paused and the actuator unarmed: resume first"
         if self.trials is not None and self.trials.state == "freeze":
             return f"trial {self.trials.trial} is being rewarded: ask again when it is over"
         if self.given_ul + reward.volume_ul > reward.day_limit_ul:

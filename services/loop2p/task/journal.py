@@ -1,9 +1,9 @@
 """What a successor needs: the task's own append-only file in the run folder, and a ledger beside the runs.
 
 The file holds the messages by which the task's state can be told, as JSON lines. A line is in the kernel's hands
-before its message leaves, so it survives a killed process, and synced to the disk by the task's next tick, 20 ms later
-at most, for a power cut: a sync on the way would cost a hit's picture some milliseconds (measured on a virtual
-machine's disk: p50 0.2, p95 4.0 ms). A line torn by a crash is the last one and is left out.
+before its message leaves, so it survives a killed process; a thread syncs it to the disk at once, for a power cut: a
+sync on the way would cost a hit's picture some milliseconds (measured on a virtual machine's disk: p50 0.2, p95
+4.0 ms). A line torn by a crash is the last one and is left out.
 """
 
 import contextlib

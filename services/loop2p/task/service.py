@@ -162,7 +162,7 @@ class Task(Service):
         return out + self._look_for_frames(run, now_ns)
 
     def _look_for_frames(self, run: Run, now_ns: int) -> list[Message]:
-        """The watchdog of design.md: 0.5 s of the rig clock without a frame."""
+        """The watchdog: 0.5 s of the rig clock without a frame."""
         if run.core.last_frame != self._seen_frame:
             self._seen_frame, self._moving_ns, self._stalled = run.core.last_frame, now_ns, False
         waited_ns = now_ns - self._moving_ns
@@ -183,11 +183,11 @@ class Task(Service):
                 return self._stall(run, change.name, change.waited_s)
             log = self._log("back", "task", detail=change.name)
             return [log, *self._feed(log)]
-        if change.back and not change.successor:
-            self._resume_because = ""  # the same one, after a silence: the operator decides
+        if change.back and not change.successor and self._resume_because:
+            self._resume_because = "recording was silent and goes on"  # what came meanwhile was waiting for it
         if change.back or not run.core.running:
             return []
-        out = self._pause("recording was lost: nothing may happen off the record")
+        out = self._pause("recording was lost: nothing may happen off the record; goes on when it is back")
         self._resume_because = "recording was lost and has a successor"
         return out
 

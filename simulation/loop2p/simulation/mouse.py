@@ -1,6 +1,6 @@
 """A mouse that answers to what it sees and drinks. No clock, no socket: frames come in, fluorescence comes out.
 
-It does not learn. Day-1 activity, calcium and movement follow experiment.md (4.1) and mouse.md (1.2, 1.3, 1.7); what it
+It does not learn. Day-1 activity, calcium and movement follow docs/experiment.md (4.1) and a prototype; what it
 answers with (arousal, licks, running) is only roughly that of a mouse and is no evidence about mice.
 """
 
@@ -21,7 +21,7 @@ REACTION_FRAMES = 4
 So two runs are equal as long as nothing took longer; what did is counted in `late`."""
 
 COUNTS_PER_CM = 2500 / (math.pi * 19.0)
-"""Wheel: 2500 counts a turn (experiment.md 1); 19 cm taken as its diameter, as is likely there."""
+"""Wheel: 2500 counts a turn (docs/experiment.md 1); 19 cm taken as its diameter, as is likely there."""
 
 TARGET_DEG = 90.0
 
@@ -70,12 +70,12 @@ class ResponsiveMouse:
     """Bursty cells under a common arousal that the screen moves; licks at the target and after a drop; runs in bouts.
 
     Of `n_cells` cells the first `n_chosen` (all, if there are fewer) are the active ones from which P+ and P- would be
-    picked: 0.07 Hz on day 1, the others 0.03 Hz (experiment.md 4.1). `rate_hz` is the rate of microscope frames, all
+    picked: 0.07 Hz on day 1, the others 0.03 Hz (experiment sheet, 4.1). `rate_hz` is the rate of microscope frames, all
     planes. Every frame uses up the same number of random draws, so what is seen and drunk never shifts those to come.
     """
 
-    BURST_S = 0.2  # calcium enters over 3 frames of a plane (mouse.md 1.2)
-    PLATEAU_S = 12 / 15.46  # the trunk's plateau; also the refractory time after an event (mouse.md 1.2, 1.3)
+    BURST_S = 0.2  # calcium enters over 3 frames of a plane
+    PLATEAU_S = 12 / 15.46  # the trunk's plateau; also the refractory time after an event
     SOMA_TAU_S, TRUNK_TAU_S = 0.45, 0.35
     AROUSAL = {"grating": 0.0, "grey": -0.2, "black": -0.5}  # log rate against a grating, reached within about 1 s
     LICK_HZ = {"idle": 0.05, "target": 3.0, "drinking": 10.0}  # before the pause of LICK_PAUSE_S after each
@@ -161,7 +161,7 @@ class ResponsiveMouse:
         self._lick(float(uniform[1]))
 
         calcium = self._calcium[0 if plane == PROXIMAL else 1]
-        # Neuropil inside the ROI: 0.3 x the mean of all somas, the same in both planes (mouse.md 1.7).
+        # Neuropil inside the ROI: 0.3 x the mean of all somas, the same in both planes.
         return np.asarray(1 + calcium + 0.3 * self._calcium[0].mean(), np.float32)
 
     def licks(self) -> int:
@@ -173,7 +173,7 @@ class ResponsiveMouse:
         return self._wheel
 
     def _live(self, normal: NDArray[np.float64]) -> None:
-        """Arousal, events, calcium (mouse.md 1.1 to 1.3, without latents and learning)."""
+        """Arousal, events, calcium (without latents and learning)."""
         self._arousal += (self.AROUSAL[self._what] - self._arousal) * self._dt_s
         slow, fast = self._slow.step(float(normal[0])), self._fast.step(float(normal[1]))
         gain = math.exp(0.5 * slow - 0.125 + 0.3 * fast - 0.045 + self._arousal)

@@ -28,7 +28,7 @@ class Scene:
     `n_cells` cells are alive, of which the first `n_rois` have an ROI. `still[plane]`: (height + 2 PAD, width + 2 PAD)
     expected photons per pixel and frame of all that does not change; `centres[plane]`: (n_cells, 2) row, column;
     `bright`: (n_cells,) photons per pixel and frame a resting cell adds at its middle.
-    Photon counts are set so that an ROI's shot noise is about 0.04 dF/F (mouse.md 1.7).
+    Photon counts are set so that an ROI's shot noise is about 0.04 dF/F (measured in a prototype).
     Raises ValueError where the cells do not fit into the image.
     """
 

@@ -31,7 +31,7 @@ def free_ports(n: int) -> list[int]:
 
 
 def write_rois(path: Path, n: int, seed: int) -> None:
-    """n discs of about 150 px (performance.md D) as neurofinder JSON."""
+    """n discs of about 150 px as neurofinder JSON."""
     rng = np.random.default_rng(seed)
     yy, xx = np.mgrid[-7:8, -7:8]
     dy, dx = (a[yy**2 + xx**2 <= 48] for a in (yy, xx))

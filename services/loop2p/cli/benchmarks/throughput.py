@@ -14,6 +14,8 @@ from loop2p.runtime.ask import ask_answer
 from loop2p.runtime.monitor import Monitor
 
 WINDOWS = 5
+DECODED_HZ = 15.46
+"""The rate in the rig file: F0 then has its real window of 464 frames, however fast the frames come."""
 TASK = "loop2p.task.bench_task:LoopTask"
 SERVICES = ["imaging", "decoding", "task"]
 SESSION = """
@@ -40,7 +42,7 @@ def bench_throughput(
     with tempfile.TemporaryDirectory(prefix="loop2p-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (port,) = free_ports(1)
-        rig_file = write_rig(folder, port, 1, 1000.0, n_rois, TASK, seed)
+        rig_file = write_rig(folder, port, 1, DECODED_HZ, n_rois, TASK, seed)
         say(f"flat out, {n_rois} ROIs, {seconds:g} s, seed {seed} ...")
         info = machine()
         with running(rig_file, folder) as launcher, Monitor(rig_file.rig, ("rig.heartbeat",)) as bus:
