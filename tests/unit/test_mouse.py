@@ -84,7 +84,7 @@ def test_a_microscope_that_stands_still_is_refused() -> None:
 
 
 def test_event_rates_are_those_of_day_1() -> None:
-    """Chosen cells about 0.07 Hz, others 0.03 Hz (experiment sheet, 4.1), under a grating; arousal makes mice differ."""
+    """Chosen cells about 0.07 Hz, others 0.03 Hz (docs/experiment.md), under a grating; arousal makes mice differ."""
     rate_hz, seconds = 10.0, 400
     rates = []
     for seed in range(5):

@@ -70,7 +70,7 @@ class ResponsiveMouse:
     """Bursty cells under a common arousal that the screen moves; licks at the target and after a drop; runs in bouts.
 
     Of `n_cells` cells the first `n_chosen` (all, if there are fewer) are the active ones from which P+ and P- would be
-    picked: 0.07 Hz on day 1, the others 0.03 Hz (experiment sheet, 4.1). `rate_hz` is the rate of microscope frames, all
+    picked: 0.07 Hz on day 1, the others 0.03 Hz (docs/experiment.md). `rate_hz` is the rate of microscope frames, all
     planes. Every frame uses up the same number of random draws, so what is seen and drunk never shifts those to come.
     """
 
