@@ -13,7 +13,7 @@ from loop2p.imaging import load_references
 from loop2p.imaging.bench import discs, simulated_field
 from loop2p.imaging.frame import Frame
 from loop2p.imaging.rawfile import RECORD, RawFiles
-from loop2p.imaging.service import Imaging
+from loop2p.imaging.service import REHEARSE_NS, Imaging, _Frames
 from loop2p.protocol import Alarm, FileError, Phase, Raw, Rois, Session, Traces, parse_rig, seal
 from loop2p.runtime import Context, RigClock
 
@@ -317,3 +317,29 @@ def test_raw_files_that_can_not_be_opened_raise_an_alarm(bench):
     assert next((a.code, a.active) for a in messages if isinstance(a, Alarm)) == ("disk-full", True)
     assert service.counters()["raw_written"] < service.counters()["raw_expected"]
     assert len(traces_of(messages)) >= 50
+
+
+def test_it_rehearses_once_before_a_frame_is_due_and_not_when_frames_come_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quiet:
+        def fileno(self) -> int:
+            return -1
+
+        def due_ns(self) -> int | None:
+            return None
+
+    now_ns, waiting, rehearsed = [0], [], []
+    monkeypatch.setattr("loop2p.imaging.service.time.perf_counter_ns", lambda: now_ns[0])
+    frames = _Frames(Quiet(), lambda: [waiting.pop()] if waiting else [], lambda: rehearsed.append(now_ns[0]))  # type: ignore[arg-type]
+
+    def read(at_ms: float, frame: bool) -> int:
+        now_ns[0] = round(at_ms * 1e6)
+        waiting.extend([Traces(plane=0, f=b"")] * frame)
+        return len(list(frames.read()))
+
+    assert (read(1000, True), read(1032, True)) == (1, 1)
+    assert frames.due_ns() == 1032e6 + 32e6 - REHEARSE_NS
+    assert read(1062, False) == 0
+    assert rehearsed == [1062e6]
+    assert frames.due_ns() is None
+    assert (read(1064, True), read(1066, True)) == (1, 1)  # fast ones: no time for it
+    assert frames.due_ns() is None

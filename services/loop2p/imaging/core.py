@@ -124,6 +124,8 @@ class ImagingCore:
         n = round(SNAPSHOT_S * microscope.plane_rate_hz) + 2
         self._recent: deque[tuple[int, float, bytes]] = deque(maxlen=n)
         self._references_changed = False
+        self._last_frame: Frame | None = None
+        """For rehearsals alone: its pixels may be half overwritten."""
 
     # ---------------------------------------------------------------- frames
 
@@ -136,7 +138,7 @@ class ImagingCore:
         if wrong:
             self.n_invalid += 1
             return
-        plane = self.planes[frame.plane]
+        plane, self._last_frame = self.planes[frame.plane], frame
         pixels, inverted = frame.pixels, frame.inverted
         spectra = self.registrar.spectra(pixels, inverted) if self.registrar else None
         if not spectra:
@@ -176,6 +178,17 @@ class ImagingCore:
         yield from self._preview(frame, plane, match, cause)
         if self.settings.raw == "bus":
             yield from self._raw(frame, cause)
+
+    def rehearse(self) -> None:
+        """Work through the last frame once more, for nothing but warm caches before the next one."""
+        frame = self._last_frame
+        if frame is None or self.registrar is None:
+            return
+        spectra, plane = self.registrar.spectra(frame.pixels, frame.inverted), self.planes[frame.plane]
+        if plane.template:
+            plane.template.match(spectra)
+        if plane.extractor:
+            plane.extractor.means(frame.pixels, frame.inverted, 0.0, 0.0)
 
     def _wrong_form(self, frame: Frame) -> str:
         """What makes a frame none of this rig's, or nothing."""

@@ -1,6 +1,7 @@
 """Imaging as a service: a source's frames through the core; references and raw frames in the run folder."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -30,11 +31,38 @@ class ImagingOptions(ImagingSettings, frozen=True, forbid_unknown_fields=True, k
     """`imaging_references.npz` of the run in which the ROIs were drawn; relative to the rig file's folder."""
 
 
-class _Frames:
-    """The source, as the runtime reads it: an Input."""
+REHEARSE_NS = 2_500_000
+"""So long before the next frame is due, the last one is worked through once more, for nothing: in the pause between two
+frames the processor's caches have gone to others (measured: 1.1 ms for the transforms after a pause, 0.5 without)."""
+SHORTEST_PAUSE_NS = 4 * REHEARSE_NS
 
-    def __init__(self, source: Source, read: Callable[[], Iterable[Message]]) -> None:
-        self.fileno, self.due_ns, self.read = source.fileno, source.due_ns, read
+
+class _Frames:
+    """The source, as the runtime reads it: an Input. Rehearses before a frame is due, if there is time for it."""
+
+    def __init__(self, source: Source, read: Callable[[], Iterable[Message]], rehearse: Callable[[], None]) -> None:
+        self.fileno, self._source, self._read, self._rehearse = source.fileno, source, read, rehearse
+        self._last_ns = 0
+        self._rehearse_ns: int | None = None
+
+    def due_ns(self) -> int | None:
+        due_ns, rehearse_ns = self._source.due_ns(), self._rehearse_ns
+        if due_ns is None or rehearse_ns is None:
+            return rehearse_ns if due_ns is None else due_ns
+        return min(due_ns, rehearse_ns)
+
+    def read(self) -> Iterable[Message]:
+        came = False
+        for message in self._read():
+            came = came or isinstance(message, Traces)
+            yield message
+        now_ns = time.perf_counter_ns()
+        if came:
+            pause_ns, self._last_ns = now_ns - self._last_ns, now_ns
+            self._rehearse_ns = now_ns + pause_ns - REHEARSE_NS if SHORTEST_PAUSE_NS < pause_ns < 10**9 else None
+        elif self._rehearse_ns is not None and now_ns >= self._rehearse_ns:
+            self._rehearse_ns = None
+            self._rehearse()
 
 
 class Imaging(Service):
@@ -56,7 +84,7 @@ class Imaging(Service):
         self._raw_before = (0, 0)
         """Raw frames expected and written in earlier sessions of this process."""
         self._announced = False
-        self._input = _Frames(source, self.read)
+        self._input = _Frames(source, self.read, core.rehearse)
         self._troubles: set[str] = set()
 
     @classmethod
