@@ -76,7 +76,7 @@ def make_files(folder: Path, quiet: bool = False) -> dict[str, Any] | None:
     if not any(folder.glob("journal*.mcap")):
         return None
     if not quiet:
-        err.print("writing summary, NWB and report ...")
+        err.print("\nwriting summary, NWB and report ...")
     recorded = Run(folder)
     summary: dict[str, Any] = write_summary(folder, recorded)
     export_nwb(folder, recorded)

@@ -56,7 +56,7 @@ class Lost(Struct, frozen=True):
     code: int
     """Exit code; negative: the signal that killed it."""
     how: str
-    """"fault", "mistake" or "crash"."""
+    """"fault", "mistake", "crash", or "stopped" by somebody else's request."""
     restarting: bool
 
 
