@@ -287,8 +287,7 @@ def test_a_slow_and_a_full_disk_pause_the_session_and_lose_nothing(
             flag.unlink()
             if trouble == FULL:  # after a silence it goes on by itself
                 rig.wait_for(Alarm, code="disk-full", active=False)
-                answer = rig.ask("resume")
-                assert answer.accepted, answer.reason
+                rig.ask_until_accepted("resume")  # refused until task has recording's next heartbeat
             rig.wait_for(Phase, phase="closed_loop")
             wait_for_reward(rig)
         rig.wait_for(Trial, edge="start")

@@ -24,10 +24,16 @@ def started(rig: Running) -> None:
     assert answer.accepted, answer.reason
     rig.wait_for(Phase, phase="closed_loop")
     rig.wait_for(Trial, edge="start")
+    wait_for_led(rig, 0)
+
+
+def wait_for_led(rig: Running, since_ns: int) -> None:
+    """The LED fires, at a time later than this one."""
     deadline = time.monotonic() + 30
-    while not any(e["pin"] == "led" and e["level"] for e in pin_edges(rig.folder)):
-        assert time.monotonic() < deadline, "the LED never fired\n" + rig.last_words()
-        list(rig.monitor.wait(0.02))
+    while not any(e["pin"] == "led" and e["level"] and e["ns"] > since_ns for e in pin_edges(rig.folder)):
+        assert time.monotonic() < deadline, "the LED did not fire\n" + rig.last_words()
+        rig.lost += rig.launcher.poll()
+        rig.heard += rig.monitor.wait(0.02)
 
 
 @pytest.mark.parametrize("victim", SERVICES)
@@ -58,7 +64,8 @@ def test_a_killed_service(victim: str, tmp_path: Path, free_ports: Callable[[int
             message, sent_ns = envelope.message, envelope.header.sent_ns
             return isinstance(message, Trial) and message.edge == "start" and sent_ns > said.header.sent_ns
 
-        rig.wait(new_trial, f"a new trial after the loss of {victim}")
+        trial = rig.wait(new_trial, f"a new trial after the loss of {victim}")
+        wait_for_led(rig, trial.header.sent_ns)
         assert [lost.name for lost in rig.lost] == [victim]
         assert rig.launcher.processes[victim].pid != before
         accepted = [e for e in rig.heard if isinstance(e.message, Accepted)]

@@ -108,6 +108,14 @@ class Running:
     def ask(self, kind: str, **args: str) -> control.Answer:
         return ask_answer(self.rig_file.rig.services["task"].control, control.Ask(kind, "test", args), 5.0)
 
+    def ask_until_accepted(self, kind: str, timeout_s: float = 30.0) -> None:
+        """Ask again while it is refused for what passes by itself, as an operator would."""
+        deadline = time.monotonic() + timeout_s
+        while not (answer := self.ask(kind)).accepted:
+            assert time.monotonic() < deadline, f"{kind}: {answer.reason}"
+            self.lost += self.launcher.poll()
+            self.heard += self.monitor.wait(0.02)
+
     def start(self, text: str, run_id: str = "one") -> control.Answer:
         """Ask for a session as soon as task answers; once, since a second start would be refused."""
         endpoint = self.rig_file.rig.services["task"].control

@@ -154,9 +154,7 @@ class Process:
                 if fileno not in watched:
                     poller.register(fileno, zmq.POLLIN)
                     watched[fileno] = None
-            due = [next_beat, next_tick, next_clock, *(d for d in (item.due_ns() for item in inputs) if d is not None)]
-            wait_ms = max(0, (min(due) - time.perf_counter_ns()) // 1_000_000)
-            ready = dict(poller.poll(wait_ms))
+            ready = dict(poller.poll(_wait_ms(min(next_beat, next_tick, next_clock), inputs)))
             now = time.perf_counter_ns()
             if bus.incoming in ready:
                 self._take_messages()
@@ -417,6 +415,14 @@ class Process:
         self._wake_read.close()
         self._wake_write.close()
         self.log.info("%s has left, exit code %d", self.name, code)
+
+
+def _wait_ms(own_ns: int, inputs: list[Input]) -> int:
+    """How long to wait for something to arrive: our own work may be up to 1 ms late, an input's may not."""
+    now_ns = time.perf_counter_ns()
+    dues = [due_ns for item in inputs if (due_ns := item.due_ns()) is not None]
+    waits = [-((now_ns - own_ns) // 1_000_000), *((due_ns - now_ns) // 1_000_000 for due_ns in dues)]
+    return max(0, min(waits))
 
 
 def serve(name: str, rig_file: RigFile, with_parent: bool = False, instance: str = "") -> int:
