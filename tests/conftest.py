@@ -1,13 +1,14 @@
 """What all tests share: free ports, rig files, real recordings, and processes that are always ended."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from loop2p.cli.benchmarks.rig import free_ports as benchmark_ports
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"
@@ -26,18 +27,7 @@ def recordings() -> Path:
 @pytest.fixture
 def free_ports() -> Callable[[int], list[int]]:
     """Ports that are free now (another program may still take one: the bind error then says so)."""
-
-    def take(n: int) -> list[int]:
-        sockets = [socket.socket() for _ in range(n)]
-        try:
-            for s in sockets:
-                s.bind(("127.0.0.1", 0))
-            return [s.getsockname()[1] for s in sockets]
-        finally:
-            for s in sockets:
-                s.close()
-
-    return take
+    return benchmark_ports
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from loop2p.cli.benchmarks.bare import bench_bare
 from loop2p.cli.benchmarks.machine import machine, quantiles
 from loop2p.cli.benchmarks.rig import free_ports, running, sending, wait_until_ready, write_rig
 from loop2p.protocol import Accepted, Cause, Heartbeat, Output, RequestLog, RewardCommand, RigFile, Traces, control
@@ -22,6 +23,7 @@ TASK = "loop2p.task.bench_task:EchoTask"
 SETTLE_S = 1.0
 """Commands of the first second are not counted: the session writes its files then."""
 SERVICES = ["imaging", "decoding", "task", "actuation"]
+BARE_MESSAGES = 300
 
 
 def bench_latency(
@@ -30,17 +32,20 @@ def bench_latency(
     """Stream at `rate_hz` until `n_commands` decoder frames have become commands.
 
     One zero-volume command for each decoder frame, by the ordinary path. Times in ms. Frames are counted by
-    imaging, losses by sequence numbers; a run that lost anything says so in `lost`.
+    imaging, losses by sequence numbers; a run that lost anything says so in `lost`. `bare_ms`: the same hops, just
+    before, by ZeroMQ alone: what this machine takes for nothing.
     """
     with tempfile.TemporaryDirectory(prefix="loop2p-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (port,) = free_ports(1)
         rig_file = write_rig(folder, port, planes, rate_hz, n_rois, TASK, seed)
+        bare = bench_bare(rate_hz / planes, BARE_MESSAGES)
         say(f"{n_commands} commands at {rate_hz:g} Hz, {planes} plane(s), {n_rois} ROIs, seed {seed} ...")
         with running(rig_file, folder) as launcher:
             wait_until_ready(launcher, rig_file, ["task"])
             with sending(port, rate_hz, seed, folder / "sender.log"):
-                return _measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, seed)
+                result = _measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, seed)
+    return result | {"bare_ms": bare, "times_bare_p50": result["command_ms"]["p50"] / bare["p50"]}
 
 
 def _measure(

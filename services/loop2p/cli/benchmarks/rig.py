@@ -1,6 +1,8 @@
 """A rig for benchmarks: real services on free ports, a separate sender, nothing else."""
 
+import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -18,16 +20,20 @@ from loop2p.runtime.launcher import Launcher
 HEIGHT, WIDTH = 512, 796
 
 
+PORTS = range(12_000, 32_000)
+"""Below those that systems give to outgoing connections, which could take one before its service binds it."""
+
+
 def free_ports(n: int) -> list[int]:
-    """Ports that are free now."""
-    sockets = [socket.socket() for _ in range(n)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """Ports that are free now, drawn at random."""
+    found: list[int] = []
+    for port in random.Random().sample(PORTS, len(PORTS)):  # of no seed: two at a time must not draw the same
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == n:
+            return found
+    raise OSError(f"{len(found)} free ports from {PORTS.start} to {PORTS.stop - 1}, expected {n}")
 
 
 def write_rois(path: Path, n: int, seed: int) -> None:
