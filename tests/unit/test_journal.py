@@ -257,7 +257,7 @@ class Disk(io.BytesIO):
         return super().write(bytes(data)[:free])
 
     def fileno(self) -> int:
-        raise OSError("no such thing")
+        raise io.UnsupportedOperation("lies in memory")
 
     def close(self) -> None:
         self.final = self.getvalue()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from hdmf.backends.hdf5 import H5DataIO
 from hdmf.data_utils import DataChunkIterator
+from msgspec import Struct
 from numpy.typing import NDArray
 from pynwb import NWBFile, TimeSeries
 from pynwb.base import Images
@@ -30,7 +31,6 @@ from loop2p.protocol import (
     Output,
     PlaneRois,
     Raw,
-    Rig,
     Rois,
     Traces,
     WireError,
@@ -78,11 +78,17 @@ def name_of(plane: int) -> str:
     return PLANES.get(plane, f"plane{plane}")
 
 
+class _RigMicroscope(Struct):
+    """All that is wanted of a rig file, so that one of another version will do."""
+
+    microscope: Microscope = Microscope()
+
+
 def _imaging_plane(nwb: NWBFile, run: Run, plane: int, device: Device, animal: dict[str, Any]) -> ImagingPlane:
     try:
-        microscope = parse_toml(run.session.rig, Rig, "rig file").microscope
+        rate_hz = parse_toml(run.session.rig, _RigMicroscope, "rig file").microscope.plane_rate_hz
     except FileError:
-        microscope = Microscope()
+        rate_hz = None  # no rate rather than one that nobody stated
     return nwb.create_imaging_plane(
         name=f"ImagingPlane{name_of(plane).capitalize()}",
         description=f"{name_of(plane)} apical trunk" if plane in PLANES else f"plane {plane}",
@@ -95,7 +101,7 @@ def _imaging_plane(nwb: NWBFile, run: Run, plane: int, device: Device, animal: d
         excitation_lambda=_number(animal.get("excitation_nm"), EXCITATION_NM),
         indicator=str(animal.get("indicator", INDICATOR)),
         location=str(animal.get("location", LOCATION)),
-        imaging_rate=microscope.plane_rate_hz,
+        imaging_rate=rate_hz,
     )
 
 
@@ -289,7 +295,7 @@ def _raw_frames(run: Run, plane: int) -> Iterator[tuple[Raw, float]]:
             try:
                 message = record.message
             except WireError:
-                continue
+                continue  # counted in Run.malformed
             if isinstance(message, Raw) and message.plane == plane and len(message.buffers) == 1:
                 n_bytes = message.height * message.width * np.dtype(message.dtype).itemsize
                 if len(message.buffers[0]) == n_bytes:

@@ -140,7 +140,7 @@ class Launcher:
         """The end of a process's log."""
         try:
             return "\n".join((self.logs / f"{name}.log").read_text("utf-8", "replace").splitlines()[-lines:])
-        except OSError:
+        except OSError:  # it has said nothing yet
             return ""
 
     def stop(self, timeout_s: float = 10.0) -> list[str]:

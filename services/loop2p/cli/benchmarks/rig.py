@@ -28,7 +28,7 @@ def free_ports(n: int) -> list[int]:
     """Ports that are free now, drawn at random."""
     found: list[int] = []
     for port in random.Random().sample(PORTS, len(PORTS)):  # of no seed: two at a time must not draw the same
-        with socket.socket() as sock, contextlib.suppress(OSError):
+        with socket.socket() as sock, contextlib.suppress(OSError):  # taken: the next one
             sock.bind(("127.0.0.1", port))
             found.append(port)
         if len(found) == n:
