@@ -109,7 +109,7 @@ def scheduling_delay_ns(rises: list[PinEdge]) -> int:
 )
 def test_pins_are_low_within_250_ms_of_a_loss_and_stay_low(rig: Rig, victim: str, how: str) -> None:
     if how == "freeze" and os.name == "nt":
-        pytest.skip("Windows cannot freeze a process by signal")
+        pytest.skip("Windows has no SIGSTOP")
     rig.trigger_until(lambda: len(rig.rises("led")) >= 20 and len(rig.rises("valve")) >= 5)
     process = rig.processes[victim]
     if how == "kill":

@@ -5,8 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -164,19 +163,6 @@ def test_a_flood_of_malformed_messages(
 # ---------------------------------------------------------------- losses on the way
 
 
-@contextmanager
-def behind_proxies(rig_file: RigFile, folder: Path, behind: dict[str, tuple[str, str]]) -> Iterator[Running]:
-    """The rig's processes, some of which hear a peer through a proxy."""
-    rig = Running(rig_file, folder)
-    rig.launcher = LauncherBehind(rig_file, folder / "logs", behind)
-    try:
-        rig.launcher.start()
-        yield rig
-    finally:
-        rig.launcher.stop()
-        rig.monitor.close()
-
-
 def rewards_by_trial(messages: Iterable[Any]) -> dict[int, set[int]]:
     """Trial -> ids of the reward commands that name it; a command that is repeated keeps its id."""
     ids: dict[int, set[int]] = {}
@@ -207,7 +193,7 @@ def test_messages_lost_doubled_and_damaged_on_the_way(tmp_path: Path, free_ports
     recording = Proxy(imaging, to_recording, Traces.topic, seed + 1, {"drop": 0.02})
     behind = {"decoding": ("imaging", to_decoding), "recording": ("imaging", to_recording)}
     try:
-        with behind_proxies(rig_file, tmp_path, behind) as rig:
+        with running(rig_file, tmp_path, LauncherBehind(rig_file, tmp_path / "logs", behind)) as rig:
             answer = rig.start(task_text(seconds=600, threshold=0.08))
             assert answer.accepted, answer.reason
             rig.wait_for(Trial, edge="start")

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import nwbinspector
+import pynwb
 import pytest
 from msgspec import structs
 from synthetic_session import HEIGHT, RATE_HZ, T0_NS, WIDTH, Made, make_session, write_journal
@@ -24,11 +26,7 @@ from loop2p.protocol import (
     from_f32,
     seal,
 )
-
-pynwb = pytest.importorskip("pynwb")
-nwbinspector = pytest.importorskip("nwbinspector")
-
-from loop2p.recording.nwb import export_nwb  # noqa: E402
+from loop2p.recording.nwb import export_nwb
 
 
 @pytest.fixture(scope="module")

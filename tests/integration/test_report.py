@@ -6,8 +6,6 @@ import pytest
 from synthetic_session import Made, make_session, write_journal
 
 from loop2p.protocol import Session, seal
-
-pytest.importorskip("matplotlib")
 from loop2p.recording.report import write_report
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 from msgspec import structs
+from needs import lacking
 from rigs import toy_rig
 from toys import Adder, Pointer, frame
 
@@ -242,8 +243,9 @@ def test_a_service_on_another_host_measures_its_clock(free_ports: Callable[[int]
         threads.stop()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian package prometheus) is not installed")
 def test_promtool_accepts_the_metrics(rig: RigFile, threads: Threads) -> None:
+    if shutil.which("promtool") is None:
+        lacking("promtool (Debian package prometheus) is not installed")
     threads.start("imaging", "decoding", "task")
     feed(rig, 20)
     decoding = threads.processes["decoding"]
@@ -263,6 +265,8 @@ def test_a_service_process_leaves_cleanly(
 ) -> None:
     import signal
 
+    if how.startswith("SIG") and sys.platform == "win32":
+        pytest.skip("Windows has neither: SIGTERM ends a process at once there, Ctrl-C goes to a process group")
     path = tmp_path / "toy.toml"
     path.write_text(rig.text)
     command = [sys.executable, "-m", "loop2p.cli.main", "serve", "imaging", str(path), "--with-parent"]

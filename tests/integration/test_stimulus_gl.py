@@ -16,6 +16,7 @@ import mss
 import numpy as np
 import pytest
 import zmq
+from needs import lacking
 from numpy.typing import NDArray
 from rigs import rig_text
 
@@ -55,7 +56,7 @@ def headless() -> Iterator[Callable[[Look], Renderer]]:
         try:
             made.append(HeadlessRenderer(WIDTH, HEIGHT, 60.0, look))
         except UnavailableError as error:
-            pytest.skip(str(error))
+            lacking(str(error))
         return made[-1]
 
     yield make
@@ -90,7 +91,7 @@ def test_two_off_screen_contexts_do_not_draw_into_each_other(headless):
 def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A virtual X server on a display number of its own choice; DISPLAY says which."""
     if not sys.platform.startswith("linux") or shutil.which("Xvfb") is None:
-        pytest.skip("no Xvfb here (Debian: apt-get install xvfb libgl1-mesa-dri)")
+        lacking("no Xvfb here (Debian: apt-get install xvfb libgl1-mesa-dri)")
     read_end, write_end = os.pipe()
     server = subprocess.Popen(
         # -noreset: else it starts anew, deaf for a moment, whenever its last client leaves
@@ -124,7 +125,7 @@ def window(display: str) -> Iterator[Callable[..., Renderer]]:
         except UnavailableError as error:
             if "no OpenGL" not in str(error):
                 raise  # the X server is there: a missing window system is no excuse
-            pytest.skip(str(error))
+            lacking(str(error))
         return made[-1]
 
     yield make

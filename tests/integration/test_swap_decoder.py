@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import exponential_decoder
 import numpy as np
 from numpy.typing import NDArray
 from whole_rig import Running, running, task_text, whole_rig
@@ -21,21 +22,7 @@ from loop2p.recording.summary import summarise
 ROOT = Path(__file__).parents[2]
 PLAIN = ROOT / "deploy" / "peers" / "plain_decoder.py"
 
-EXPONENTIAL = '''
-class ExponentialDecoder:
-    """P+ minus P- in units of the running mean; forgets with time constant `tau` frames."""
-    def __init__(self, plus: list[int], minus: list[int], tau: float = 3.0) -> None:
-        self.plus, self.minus, self.keep = plus, minus, 1 - 1 / tau
-        self.reset()
-
-    def reset(self) -> None:
-        self.value = 0.0
-
-    def update(self, f) -> float:
-        new = (f[self.plus].mean() - f[self.minus].mean()) / f.mean()
-        self.value = self.keep * self.value + (1 - self.keep) * new
-        return float(self.value)
-'''
+EXPONENTIAL = Path(exponential_decoder.__file__).read_text(encoding="utf-8")
 
 
 class Record:

@@ -98,9 +98,9 @@ def whole_rig(folder: Path, ports: list[int], *, pty: bool = False, **more: Any)
 class Running:
     """A rig that is up, what was heard of it, and what has died."""
 
-    def __init__(self, rig_file: RigFile, folder: Path) -> None:
+    def __init__(self, rig_file: RigFile, folder: Path, launcher: Launcher | None = None) -> None:
         self.rig_file, self.folder = rig_file, folder
-        self.launcher = Launcher(rig_file, "local", folder / "logs")
+        self.launcher = launcher or Launcher(rig_file, "local", folder / "logs")
         self.monitor = Monitor(rig_file.rig)
         self.heard: list[Envelope] = []
         self.lost: list[Any] = []
@@ -156,9 +156,9 @@ class Running:
 
 
 @contextmanager
-def running(rig_file: RigFile, folder: Path) -> Iterator[Running]:
+def running(rig_file: RigFile, folder: Path, launcher: Launcher | None = None) -> Iterator[Running]:
     """The rig's processes until the block ends; none is left behind."""
-    rig = Running(rig_file, folder)
+    rig = Running(rig_file, folder, launcher)
     try:
         rig.launcher.start()
         yield rig

@@ -119,7 +119,8 @@ def test_the_distal_plane_is_not_decoded() -> None:
 
 @pytest.mark.real
 def test_a_real_movie_gives_the_papers_d(recordings: Path) -> None:
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     folder = recordings / "movie_neurofinder"
     with h5py.File(folder / "neurofinder_A_600x160x160.h5") as file:
         movie = file["data"][:]

@@ -281,7 +281,7 @@ def test_a_frame_of_another_form_is_not_written_and_told(tmp_path):
     assert read_raw(tmp_path) == ([0, 2], [0, 2])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file size limit (POSIX setrlimit)")
 def test_a_full_disk_leaves_whole_files_and_no_exception(tmp_path):
     """The limit on file size stands for the disk: a write takes a part, the next nothing."""
     import resource

@@ -1,6 +1,5 @@
 """Recordings as a source of frames: every format, every range, every mistake; the real ones where they are."""
 
-import os
 import time
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from loop2p.protocol import FileError, Microscope
 from loop2p.runtime import RigClock
 
 SCOPE = Microscope(height=6, width=4, planes=2, rate_hz=30.0)
-DATA = Path(os.environ.get("LOOP2P_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real recordings at {DATA} (set LOOP2P_DATA)")
 
 
 @pytest.fixture
@@ -346,7 +343,6 @@ def test_one_channel_of_a_folder(tmp_path, movie):
 # ---------------------------------------------------------------- real recordings
 
 
-@needs_data
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("name", "dtype"),
@@ -356,32 +352,30 @@ def test_one_channel_of_a_folder(tmp_path, movie):
         ("bruker_calscipy/EM0121_99x192x192.h5", "uint16"),
     ],
 )
-def test_real_recordings_are_played_whole(name, dtype):
+def test_real_recordings_are_played_whole(name, dtype, recordings):
     n, height, width = (int(part) for part in Path(name).stem.split("_")[-1].split("x"))
     scope = Microscope(height=height, width=width, planes=1, rate_hz=30.0)
-    got = pixels(DATA / name, scope)
+    got = pixels(recordings / name, scope)
     if name.endswith(".npy"):
-        expected = np.load(DATA / name)
+        expected = np.load(recordings / name)
     else:
-        with h5py.File(DATA / name) as file:
+        with h5py.File(recordings / name) as file:
             expected = file["data"][:]
     assert got.shape == (n, height, width)
     assert got.dtype == dtype
     assert np.array_equal(got, expected)
 
 
-@needs_data
 @pytest.mark.real
-def test_real_prairieview_frames_whose_master_file_is_missing():
+def test_real_prairieview_frames_whose_master_file_is_missing(recordings):
     scope = Microscope(height=512, width=512, planes=1)
-    got = pixels(DATA / "bruker_calscipy", scope, pattern="*.ome.tif")
+    got = pixels(recordings / "bruker_calscipy", scope, pattern="*.ome.tif")
     assert got.shape == (2, 512, 512)
-    with h5py.File(DATA / "bruker_calscipy/EM0121_99x192x192.h5") as file:
+    with h5py.File(recordings / "bruker_calscipy/EM0121_99x192x192.h5") as file:
         assert np.array_equal(got[:, 160:352, 40:232], file["data"][:2])
 
 
-@needs_data
 @pytest.mark.real
-def test_a_real_pickle_is_refused():
+def test_a_real_pickle_is_refused(recordings):
     with pytest.raises(FileError, match="Python objects"):
-        play(DATA / "suite2p_output/stat.npy")
+        play(recordings / "suite2p_output/stat.npy")

@@ -28,8 +28,6 @@ from loop2p.recording.run import FrameTime, Run
 from loop2p.recording.summary import summarise, write_summary
 from loop2p.recording.trace import trace_frame
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.fixture(scope="module")
 def made() -> Made:
