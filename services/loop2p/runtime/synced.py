@@ -33,5 +33,5 @@ class SyncThread:
         while not self._leaving:
             self._wanted.wait()
             self._wanted.clear()
-            with contextlib.suppress(OSError):  # a failing disk shows in the next write
+            with contextlib.suppress(OSError):  # told at close; until then only a power cut would lose it
                 os.fsync(self._file.fileno())
