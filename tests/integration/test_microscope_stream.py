@@ -36,8 +36,9 @@ from loop2p.runtime import RigClock
 from loop2p.simulation.controller import Controller as StandInController
 from loop2p.simulation.frame_link import MOST_WAITING, FrameIndex, FrameLink
 from loop2p.simulation.microscope import Faults, Microscope, MicroscopeOptions
-from loop2p.simulation.mouse import REACTION_FRAMES, ResponsiveMouse
+from loop2p.simulation.mouse import REACTION_FRAMES
 from loop2p.simulation.optics import Scan
+from loop2p.simulation.responsive_mouse import ResponsiveMouse
 from loop2p.simulation.scene import Scene
 from loop2p.simulation.sender import Sender
 

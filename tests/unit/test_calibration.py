@@ -1,8 +1,15 @@
 """The threshold of the day, by Methods 2.4."""
 
+import json
+import statistics
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from loop2p.decoding import DifferenceDecoder
 from loop2p.task import CalibrationError, CalibrationParams, calibrate
 from loop2p.task.calibration import chance_threshold, mirrored_gaussian, window_maxima, windows_of
 
@@ -103,6 +110,92 @@ def test_a_baseline_that_can_not_calibrate_says_why(d: np.ndarray, words: str):
 def test_a_z_star_far_below_leaves_no_room_for_angles():
     with pytest.raises(CalibrationError, match="does not lie above the minimum"):
         calibrate(simulated_d(2000, 1), RATE_HZ, CalibrationParams(), z_star=-50.0)
+
+
+# ---------------------------------------------------------------- the authors' code: min(z*, today's)
+
+
+def test_the_variant_min_never_asks_for_more_than_today_s_chance():
+    d = simulated_d(12_000, 2)
+    chance = calibrate(d, RATE_HZ, CalibrationParams())
+    for z_star, expected in ((chance.z_star + 1, chance.threshold), (chance.z_star - 1, None)):
+        methods = calibrate(d, RATE_HZ, CalibrationParams(), z_star)
+        least = calibrate(d, RATE_HZ, CalibrationParams(variant="min"), z_star)
+        assert methods.threshold == pytest.approx(methods.mu + z_star * methods.sigma)
+        assert least.threshold == (expected or methods.threshold)
+        assert least.z_star == methods.z_star == z_star  # the criterion of day 1 is kept
+
+
+def test_on_day_1_both_variants_are_the_same():
+    d = simulated_d(2000, 2)
+    assert calibrate(d, RATE_HZ, CalibrationParams()) == calibrate(d, RATE_HZ, CalibrationParams(variant="min"))
+
+
+# ---------------------------------------------------------------- against another computation, and in general
+
+
+def by_hand(d: list[float], n: int, seed: int) -> tuple[float, float, float]:
+    """Threshold, mu and sigma by docs/experiment.md 2.4, in plain loops. Only the places of the windows are numpy's."""
+    windows = []
+    for start in np.random.default_rng(seed).integers(0, len(d), 200).tolist():
+        windows.append([d[(start + k) % len(d)] for k in range(n)])
+    step = 0
+    while True:
+        threshold = min(d) + 0.005 * step
+        wins = 0
+        for window in windows:
+            for k in range(2, n):
+                if (window[k - 2] + window[k - 1] + window[k]) / 3 > threshold:
+                    wins += 1
+                    break
+        if wins <= 100:
+            break
+        step += 1
+    pooled = [value for window in windows for value in window]
+    median = statistics.median(pooled)
+    half = [value for value in pooled if value <= median]
+    mirrored = half + [2 * median - value for value in half]
+    return threshold, statistics.fmean(mirrored), statistics.pstdev(mirrored)
+
+
+def assert_agrees(d: np.ndarray, seed: int) -> None:
+    found = calibrate(d, RATE_HZ, CalibrationParams(seed=seed))
+    threshold, mu, sigma = by_hand(d.tolist(), 435, seed)
+    assert found.threshold == pytest.approx(threshold, abs=1e-12)
+    assert found.mu == pytest.approx(mu, rel=1e-9, abs=1e-12)
+    assert found.sigma == pytest.approx(sigma, rel=1e-9)
+    assert found.z_star == pytest.approx((threshold - mu) / sigma, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_plain_loops_find_the_same_threshold_in_a_baseline(seed: int):
+    assert_agrees(simulated_d(3000, seed), seed)
+
+
+@pytest.mark.real
+def test_plain_loops_find_the_same_threshold_in_a_real_movie(recordings: Path):
+    import h5py
+
+    folder = recordings / "movie_neurofinder"
+    with h5py.File(folder / "neurofinder_A_600x160x160.h5") as file:
+        movie = file["data"][:]
+    rois = json.loads((folder / "neurofinder_A_regions.json").read_text())[:8]
+    frames = np.stack([movie[:, *np.transpose(r["coordinates"])].mean(1) for r in rois], 1).astype(np.float32)
+    decoder = DifferenceDecoder([0, 1, 2, 3], [4, 5, 6, 7], RATE_HZ)
+    d = np.array([decoder.update(f) for f in frames])[155:]  # the first 10 s of F0 are not valid
+    d = np.r_[d, d[::-1]]  # there and back: long enough for a window of 435
+    assert_agrees(d, 1)
+
+
+DAY = simulated_d(3000, 11)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.integers(0, 50))
+def test_the_rarer_success_by_chance_may_be_the_higher_the_threshold(a: float, b: float, seed: int):
+    rare, often = (
+        calibrate(DAY, RATE_HZ, CalibrationParams(chance=chance, seed=seed)).threshold for chance in sorted((a, b))
+    )
+    assert rare >= often
 
 
 def test_chance_threshold_ends_even_where_every_window_is_alike():

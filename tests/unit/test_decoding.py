@@ -1,5 +1,6 @@
 """From traces to the control value: which frames count, and what stops the decoder."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -552,3 +553,19 @@ def test_a_mistake_in_the_rig_file_is_named_with_its_line(
     assert message in str(caught.value)
     assert f"services.decoding.options.{key}" in str(caught.value)
     assert ", line " in str(caught.value)
+
+
+def test_a_decoder_that_records_no_dff_gives_the_same_values_to_the_bit():
+    rng = np.random.default_rng(5)
+    all_rois = DifferenceDecoder([4, 1], [2, 7], rate_hz=15.46)
+    chosen = DifferenceDecoder([4, 1], [2, 7], rate_hz=15.46, record_dff=False)
+    for _ in range(600):
+        f = (100 + 10 * rng.standard_normal(9)).astype(np.float32)
+        assert all_rois.update(f) == chosen.update(f)
+    assert chosen.dff is None
+    dark = np.float32([0, 1, 1, 0, 1, 0, 0, 0, 0])
+    for _ in range(464):  # until F0 has forgotten the light
+        with contextlib.suppress(ArithmeticError):
+            chosen.update(dark)
+    with pytest.raises(ArithmeticError, match="ROI 7 is dark"):
+        chosen.update(dark)

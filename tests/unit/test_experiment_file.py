@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from loop2p.protocol import FileError
 from loop2p.task import Animal, Experiment, make_plan
@@ -39,6 +40,35 @@ def test_the_short_session_is_over_in_time_and_has_three_trials_even_if_all_are_
     assert experiment.calibration.window_s == trial.loop_s
 
 
+def test_an_ndnf_day_has_a_dark_reference_and_calibrates_and_runs_with_the_led_on():
+    experiment = make_plan((TASKS / "ndnf.toml").read_text()).experiment
+    assert [(b.name, round(b.duration_s * 15.46), b.led) for b in experiment.blocks] == [
+        ("led-off", 12_000, False),
+        ("led-on", 12_000, True),
+    ]
+    assert experiment.baseline.name == "led-on"
+    assert (experiment.opto.armed, experiment.opto.pulse_ms, experiment.calibrates) == (True, 6.0, True)
+    paper = make_plan((TASKS / "paper.toml").read_text()).experiment
+    for table in ("trial", "reward", "closed_loop", "calibration"):
+        assert getattr(experiment, table) == getattr(paper, table)
+
+
+def test_an_anaesthesia_session_is_two_times_24_minutes_of_the_same_pictures_and_no_loop():
+    experiment = make_plan((TASKS / "anaesthesia.toml").read_text()).experiment
+    awake, asleep = experiment.blocks
+    assert structs.replace(asleep, name="awake", wait=False) == awake
+    assert (awake.duration_s, awake.wait, asleep.wait) == (24 * 60, False, True)
+    assert (experiment.loop_s, experiment.calibrates, experiment.lights) == (0, False, False)
+    assert experiment.duration_s == 48 * 60
+
+
+def test_the_baseline_is_the_last_of_the_passive_blocks_and_its_led_is_opto_baseline():
+    plan = make_plan(ROIS + "[opto]\nbaseline = true\n[[passive]]\nname = 'first'\nduration_s = 1\n")
+    assert [(b.name, b.led) for b in plan.experiment.blocks] == [("first", False), ("passive", True)]
+    assert plan.experiment.lights
+    assert plan.experiment.seeds == {"selection": 0, "passive first": 0, "baseline": 0, "calibration": 0}
+
+
 def test_a_second_day_takes_cells_and_criterion_from_the_animal_file():
     plan = make_plan("", DAY1)
     assert (plan.day, plan.plus, plan.minus, plan.z_star) == (2, [1, 2], [0, 3], 3.25)
@@ -58,6 +88,12 @@ def test_a_second_day_takes_cells_and_criterion_from_the_animal_file():
         (ROIS + "[calibration]\nchance = 1", "", r"line 4: calibration.chance: .*< 1"),
         ("day = 0\n" + ROIS, "", r"t.toml, line 1: day: .*>= 1"),
         ("day = 2\n" + ROIS, "", r"a.toml: loop2p.z_star: none, but it is day 2"),
+        (ROIS + "[[passive]]\nduration_s = 9", "", r"t.toml, line 3: passive.0: missing key `name`"),
+        (ROIS + "[[passive]]\nname = 'a'\nduration_s = 0", "", r"line 5: passive.0.duration_s: .*> 0"),
+        (ROIS + "[[passive]]\nname = 'a'\nled = 1", "", r"line 5: passive.0.led: Expected `bool`"),
+        (ROIS + "[[passive]]\nname = 'passive'", "", "two passive blocks are called 'passive'"),
+        (ROIS + "[baseline]\nduration_s = 0\n[closed_loop]\nduration_s = 0", "", "expected something to do"),
+        (ROIS + "[calibration]\nvariant = 'max'", "", r"line 4: calibration.variant: Invalid enum value 'max'"),
         (ROIS.replace("[0, 1", "[1, 0, 5, 6, 0"), "", "ROI 0 is named twice"),
         (ROIS.replace("[0", "[9"), DAY1, "expected those of day 1"),
         (ROIS, DAY1.replace("z_star", "z_sta"), r"a.toml, line 3: loop2p.z_sta: unknown key"),

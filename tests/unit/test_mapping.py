@@ -41,6 +41,15 @@ def test_the_edges_themselves_belong_to_the_bin_above():
     assert [mapping.angle_deg(edge) for edge in (-1, 0, 1, 2, 3, 4)] == [15, 30, 45, 60, 75, 90]
 
 
+@pytest.mark.parametrize(("low", "high"), [(-0.177, 0.058), (-1.0, 4.0), (0.1, 0.3)])
+def test_the_last_value_below_an_edge_belongs_to_the_bin_below(low: float, high: float):
+    mapping = Mapping(calibration(low, high))
+    edges = [low + k * ((high - low) / 5) for k in range(5)] + [high]
+    for k, edge in enumerate(edges):
+        assert mapping.angle_deg(edge) == 15 * (k + 1)
+        assert mapping.angle_deg(math.nextafter(edge, -math.inf)) == 15 * k
+
+
 def test_half_a_degree_short_of_the_threshold_is_a_hit():
     mapping = Mapping(calibration(0.0, 90.0))
     assert not mapping.is_hit(89.49)

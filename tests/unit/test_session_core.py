@@ -1,95 +1,32 @@
 """A session as events in and effects out: phases, pauses, losses, and that a record replays."""
 
 import math
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pytest
-from rigs import rig_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from played import (
+    BASELINE_N,
+    FIXED,
+    GREY,
+    OPTO,
+    RATE_HZ,
+    RIG,
+    TASK,
+    Played,
+    edges,
+    noise,
+    of,
+    output,
+    phases,
+    request,
+)  # fmt: skip
 
-from loop2p.protocol import Calibration, Cause, Output, Phase, RequestLog, Session, Show, Stall, Trial, parse_rig
+from loop2p.protocol import Calibration, Output, Phase, RequestLog, Session, Show, Trial, parse_rig
 from loop2p.task import Drop, Opto, SessionCore, make_plan, replay
-from loop2p.task.core import Effect, TimeRanBackError
+from loop2p.task.core import TimeRanBackError
 from loop2p.task.replay import in_order
-
-RATE_HZ = 15.46
-BASELINE_N = 155
-TASK = """
-[selection]
-plus = [0, 1]
-minus = [2, 3]
-[baseline]
-duration_s = 10
-[calibration]
-window_s = 5
-[trial]
-loop_s = 5
-[closed_loop]
-duration_s = 30
-"""
-FIXED = TASK.replace("duration_s = 10", "duration_s = 0").replace(
-    "window_s = 5", "fixed = {minimum = 0, threshold = 1}"
-)
-OPTO = FIXED + "[opto]\narmed = true\nbaseline = true\n"
-GREY = Show(what="grey")
-RIG = rig_text(list(range(5500, 5600)), "runs")
-
-
-def output(k: int, value: float, valid: bool = True, t_s: float | None = None) -> Output:
-    """The k-th proximal frame of a two-plane microscope."""
-    cause = Cause(frame=2 * k, plane=0, time_s=k / RATE_HZ if t_s is None else t_s, arrival_ns=k)
-    return Output(cause=cause, d=value, value=value, valid=valid)
-
-
-def request(kind: str, by: str = "anna", **fields: Any) -> RequestLog:
-    return RequestLog(kind=kind, by=by, accepted=True, **fields)
-
-
-class Played:
-    """A core, its frames counted, and all that was seen by it and came out."""
-
-    def __init__(self, task: str = FIXED, animal: str = "", given_ul: float = 0.0) -> None:
-        self.core = SessionCore(make_plan(task, animal), RATE_HZ, given_ul)
-        self.k = 0
-        self.events: list[Any] = []
-        self.out: list[Effect] = []
-
-    def do(self, event: Output | Stall | RequestLog) -> list[Effect]:
-        self.events.append(event)
-        out = self.core.step(event)
-        self.out += out
-        return out
-
-    def ask(self, kind: str, **fields: Any) -> list[Effect]:
-        return self.do(request(kind, last_frame=self.core.last_frame, **fields))
-
-    def stall(self, what: str = "frames") -> list[Effect]:
-        return self.do(Stall(waited_s=0.5, last_frame=self.core.last_frame, what=what))
-
-    def frames(self, values: Iterable[float]) -> list[Effect]:
-        out: list[Effect] = []
-        for value in values:
-            out += self.do(output(self.k, value, valid=not math.isnan(value)))
-            self.k += 1
-        return out
-
-
-def noise(n: int, seed: int = 1) -> list[float]:
-    return [float(v) for v in np.random.default_rng(seed).normal(0, 0.1, n)]
-
-
-def phases(out: Iterable[Effect]) -> list[str]:
-    return [m.phase for m in out if isinstance(m, Phase)]
-
-
-def edges(out: Iterable[Effect]) -> list[tuple[int, str]]:
-    return [(m.trial, m.edge) for m in out if isinstance(m, Trial)]
-
-
-def of(kind: type, out: Iterable[Effect]) -> list[Any]:
-    return [m for m in out if isinstance(m, kind)]
-
 
 # ---------------------------------------------------------------- from baseline to closed loop
 
@@ -147,6 +84,7 @@ def test_a_baseline_that_can_not_calibrate_pauses_and_resume_repeats_it():
     assert out[-2] == GREY
     assert phases(s.ask("resume")) == ["baseline"]
     assert phases(s.frames(noise(BASELINE_N))) == ["calibration", "closed_loop"]
+    assert [c.n_values for c in of(Calibration, s.out)] == [BASELINE_N]
 
 
 def test_z_star_of_the_animal_file_sets_the_threshold_on_day_2():
@@ -448,3 +386,69 @@ def test_a_replay_ends_where_a_successor_took_over():
     record = [*s.events, request("restart", last_frame=-1), request("abort")]
     assert replay(session, record) != []
     assert phases(replay(session, record)) == ["calibration", "closed_loop"]
+
+
+# ---------------------------------------------------------------- whatever happens
+
+BLOCKS = """
+[[passive]]
+name = "lit"
+duration_s = 2
+led = true
+[[passive]]
+name = "dark"
+duration_s = 2
+wait = true
+[opto]
+armed = true
+""" + FIXED
+SCHEDULE = "[yoked]\nduration_s = 9\nt_s = [0.5, 3]\nwhat = ['grating', 'black']\nangle_deg = [90, 0]\nreward_s = [2]\n"
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.integers(1, 60), st.sampled_from([0.0, 0.5, 0.5, 2.0, 2.0, math.nan])),
+        st.sampled_from(["begin", "pause", "resume", "resume", "free_reward", "stop", "abort", "frames"]),
+        st.tuples(st.sampled_from(["stall", "back"]), st.sampled_from(["stimulus", "actuation"])),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([FIXED, TASK, BLOCKS, FIXED + SCHEDULE]), EVENTS)
+def test_whatever_happens_rewards_follow_hits_the_screen_is_grey_in_pauses_and_the_led_is_off(task, events):
+    s = Played(task)
+    screen, lit, phase = GREY, False, "idle"
+    hits: set[int] = set()
+    s.ask("begin")
+    todo = iter(s.out)
+    for event in [None, *events]:
+        if isinstance(event, str) and event != "frames":
+            todo = iter(s.ask(event) if not s.core.refusal(event) else [])
+        elif event == "frames":
+            todo = iter(s.stall())
+            s.k += 30
+        elif event is not None and isinstance(event[0], int):
+            todo = iter(s.frames([event[1]] * event[0]))
+        elif event is not None:
+            todo = iter(s.stall(event[1]) if event[0] == "stall" else s.ask("back", detail=event[1]))
+        for effect in todo:
+            if isinstance(effect, Show):
+                assert effect.what != "grating" or phase in ("baseline", "closed_loop")
+                screen = effect
+            elif isinstance(effect, Trial) and effect.edge == "hit":
+                hits.add(effect.trial)
+            elif isinstance(effect, Trial) and effect.edge == "void":
+                hits.discard(effect.trial)
+            elif isinstance(effect, Drop) and effect.trial >= 0:
+                assert screen == Show(what="grating", angle_deg=90.0)  # never in grey or black
+                hits.remove(effect.trial)  # one for each hit
+            elif isinstance(effect, Phase):
+                phase = effect.phase
+            elif isinstance(effect, Opto):
+                lit = effect.armed
+        if phase in ("idle", "paused", "ended"):
+            assert screen == GREY
+            assert not lit
+        assert s.core.phase == phase
+    session = Session(run_id="r", rig=RIG, task=task, simulated=True)
+    assert replay(session, s.events) == s.out

@@ -51,20 +51,23 @@ _decode_body = {topic: msgspec.msgpack.Decoder(cls).decode for topic, cls in MES
 
 
 class Envelope:
-    """A message as it travels: topic, header, raw parts, and the message itself, decoded when first asked for."""
+    """A message as it travels: topic, header, raw parts, and the message itself.
 
-    __slots__ = ("_message", "body", "buffers", "header", "topic")
+    Of the body and the message one is given; the other is made of it when first asked for.
+    """
+
+    __slots__ = ("_body", "_message", "buffers", "header", "topic")
 
     def __init__(
         self,
         topic: str,
         header: Header,
-        body: bytes,
+        body: bytes | None,
         buffers: Sequence[bytes | memoryview] = (),
         message: Message | None = None,
     ) -> None:
-        self.topic, self.header, self.body, self.buffers = topic, header, body, tuple(buffers)
-        self._message = message
+        self.topic, self.header, self.buffers = topic, header, tuple(buffers)
+        self._body, self._message = body, message
 
     @property
     def message(self) -> Message:
@@ -73,17 +76,24 @@ class Envelope:
             self._message = decode_body(self.topic, self.body, self.header.cause, self.buffers)
         return self._message
 
+    @property
+    def body(self) -> bytes:
+        """The body's bytes: the message without cause and buffers."""
+        if self._body is None:
+            message = self.message
+            bare = message.cause is None and not message.buffers
+            self._body = _encode(message if bare else structs.replace(message, cause=None, buffers=()))
+        return self._body
+
     def parts(self) -> list[bytes | memoryview]:
         """The ZeroMQ parts of this envelope."""
         return [self.topic.encode(), _encode(self.header), self.body, *self.buffers]
 
 
 def seal(message: Message, source: str, instance: str, seq: int, sent_ns: int) -> Envelope:
-    """Give a message its header and bytes."""
-    cause, buffers = message.cause, message.buffers
-    bare = structs.replace(message, cause=None, buffers=()) if cause is not None or buffers else message
-    header = Header(PROTOCOL, source, instance, seq, sent_ns, cause)
-    return Envelope(message.topic, header, _encode(bare), buffers, message)
+    """Give a message its header."""
+    header = Header(PROTOCOL, source, instance, seq, sent_ns, message.cause)
+    return Envelope(message.topic, header, None, message.buffers, message)
 
 
 def open_parts(parts: Sequence[bytes | memoryview]) -> Envelope:

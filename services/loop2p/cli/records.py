@@ -1,4 +1,4 @@
-"""Commands for what was recorded: export, trace, replay, recover."""
+"""Commands for what was recorded: export, trace, replay, yoke, recover."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from loop2p.cli.main import EXIT_REFUSED, Json, fail, out, print_json
 
 
 def register(app: typer.Typer) -> None:
-    for command in (export, trace, replay, recover):
+    for command in (export, trace, replay, yoke, recover):
         app.command()(command)
 
 
@@ -71,6 +71,28 @@ def replay(run: RunFolder, json: Json = False) -> None:
             out.print(f"note: {result['note']}", markup=False)
     if not result["same"]:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def yoke(run: RunFolder, task: Annotated[Path, typer.Argument(help="task file (TOML)", metavar="TASK")]) -> None:
+    """Print a task file: this one, but with what the animal of a recorded run saw and was given in place of control."""
+    from loop2p.protocol import Output, RequestLog, Session, Stall, parse_toml
+    from loop2p.recording.journal import read_journal
+    from loop2p.task.experiment import Experiment
+    from loop2p.task.replay import schedule_of
+    from loop2p.task.yoked import as_toml
+
+    kinds = Session | Output | Stall | RequestLog
+    messages = [m for m in (record.message for record in read_journal(_folder(run))) if isinstance(m, kinds)]
+    session = next((m for m in messages if isinstance(m, Session)), None)
+    if session is None:
+        fail(f"{run}: no rig.session in the journal, so there is nothing to show again")
+    try:
+        ours, schedule = task.read_text(encoding="utf-8").rstrip(), as_toml(schedule_of(session, messages))
+        text = f"{ours}\n\n# What was seen and given in run {session.run_id}.\n{schedule}"
+        parse_toml(text, Experiment, f"{task} and its schedule")
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    typer.echo(text, nl=False)
 
 
 def recover(journal: Annotated[Path, typer.Argument(help="a journal that was cut")]) -> None:

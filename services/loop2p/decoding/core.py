@@ -25,7 +25,7 @@ HOLE_S = 1.0
 class Decoder(Protocol):
     """What a decoder must offer. It inherits nothing of ours; `DecoderContract` in the tests says when it is sound.
 
-    A decoder that has dF/F may keep it as `dff`, (n_rois,) float32, for the record.
+    A decoder that has dF/F may keep it as `dff`, (n_rois,) float32, for the record; None or no such name: it has none.
     """
 
     def update(self, f: NDArray[np.float32]) -> float:
@@ -46,23 +46,38 @@ class DifferenceDecoder:
     """
 
     def __init__(
-        self, plus: list[int], minus: list[int], rate_hz: float, f0_s: float = F0_S, percentile: float = 10.0
+        self,
+        plus: list[int],
+        minus: list[int],
+        rate_hz: float,
+        f0_s: float = F0_S,
+        percentile: float = 10.0,
+        record_dff: bool = True,
     ) -> None:
+        """`record_dff` False: dF/F of P+ and P- alone is computed and none is recorded, which is all that D needs."""
         for name, rois in (("plus", plus), ("minus", minus)):
             if not rois or min(rois) < 0:
                 raise ValueError(f"{name} is {rois}, expected at least one ROI, counted from 0")
+        self._chosen = None if record_dff else np.array([*plus, *minus], np.intp)
         self.plus, self.minus = np.array(plus, np.intp), np.array(minus, np.intp)
+        if self._chosen is not None:
+            self._up, self._down = np.arange(len(plus)), np.arange(len(plus), len(plus) + len(minus))
+        else:
+            self._up, self._down = self.plus, self.minus
         self.window, self.percentile = round(f0_s * rate_hz), percentile
         self.reset()
 
     def reset(self) -> None:
         """Forget every frame, and how many ROIs there were."""
-        self._start(1 + max(self.plus.max(), self.minus.max()))
+        self._n_rois = 1 + int(max(self.plus.max(), self.minus.max()))
+        self._start(self._n_rois)
 
     def _start(self, n_rois: int) -> None:
-        self._f0 = RollingF0(n_rois, self.window, self.percentile)
-        self._f = np.zeros(n_rois, np.float32)
-        self.dff = np.zeros(n_rois, np.float32)
+        self._n_rois = n_rois
+        n_used = n_rois if self._chosen is None else len(self._chosen)
+        self._f0 = RollingF0(n_used, self.window, self.percentile)
+        self._f, self._dff = np.zeros(n_used, np.float32), np.zeros(n_used, np.float32)
+        self.dff = self._dff if self._chosen is None else None
         self._fresh = True
 
     def update(self, f: NDArray[np.float32]) -> float:
@@ -70,17 +85,18 @@ class DifferenceDecoder:
 
         Raises ArithmeticError for a dark or non-finite ROI, ValueError for another number of ROIs than before.
         """
-        if self._fresh and len(f) > len(self._f):
+        if self._fresh and len(f) > self._n_rois:
             self._start(len(f))
-        if len(f) != len(self._f):
-            raise ValueError(f"{len(f)} cells, expected {len(self._f)}{' or more' if self._fresh else ''}")
+        if len(f) != self._n_rois:
+            raise ValueError(f"{len(f)} cells, expected {self._n_rois}{' or more' if self._fresh else ''}")
         self._fresh = False
-        self._f[:] = f
+        self._f[:] = f if self._chosen is None else f[self._chosen]
         f0 = self._f0.update(self._f)
-        d, dark = _difference(self._f, f0, self.plus, self.minus, self.dff)
+        d, dark = _difference(self._f, f0, self._up, self._down, self._dff)
         if dark >= 0:
+            roi = dark if self._chosen is None else self._chosen[dark]
             raise ArithmeticError(
-                f"ROI {dark} is dark: F0 is {f0[dark]:g}, expected above 0; check shutter, detector gain and ROI set"
+                f"ROI {roi} is dark: F0 is {f0[dark]:g}, expected above 0; check shutter, detector gain and ROI set"
             )
         return float(d)
 

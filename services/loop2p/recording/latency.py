@@ -14,6 +14,7 @@ from loop2p.protocol import (
     Accepted,
     Cause,
     Done,
+    Envelope,
     Message,
     OptoCommand,
     Output,
@@ -22,7 +23,6 @@ from loop2p.protocol import (
     Shown,
     Traces,
 )  # fmt: skip
-from loop2p.recording.journal import Recorded
 from loop2p.recording.run import Run
 
 M = TypeVar("M", bound=Message)
@@ -44,7 +44,7 @@ class Latencies:
         sent = {key: record.header.sent_ns for key, (record, _) in (optos | rewards).items()}
         cause_of = {key: record.header.cause for key, (record, _) in (optos | rewards).items()}
 
-        def cause(record: Recorded, key: int) -> Cause | None:
+        def cause(record: Envelope, key: int) -> Cause | None:
             return record.header.cause or cause_of.get(key)
 
         accepted = {m.id: (cause(r, m.id), m.received_ns) for r, m in reversed(run.with_headers(Accepted))}
@@ -86,7 +86,7 @@ def quantiles(values_ms: NDArray[np.float64]) -> dict[str, float | int | None]:
     }
 
 
-def _first(records: Iterable[tuple[Recorded, M]], when: Callable[[Recorded, M], int]) -> dict[int, tuple[Cause, int]]:
+def _first(records: Iterable[tuple[Envelope, M]], when: Callable[[Envelope, M], int]) -> dict[int, tuple[Cause, int]]:
     """Frame -> (cause, time) of the first message it caused.
 
     A later one with the same cause (a state sent again, a picture drawn by a successor) is late for other reasons
@@ -100,7 +100,7 @@ def _first(records: Iterable[tuple[Recorded, M]], when: Callable[[Recorded, M], 
     return first
 
 
-def _sent(record: Recorded, _message: Message) -> int:
+def _sent(record: Envelope, _message: Message) -> int:
     return record.header.sent_ns
 
 

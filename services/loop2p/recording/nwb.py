@@ -30,14 +30,20 @@ def export_nwb(run_folder: Path, run: Run | None = None) -> Path:
     Raises FileNotFoundError without a journal, OSError.
     """
     run = run or Run(run_folder)
-    target, temporary = run_folder / "session.nwb", run_folder / ".session.partial.nwb"
+    target = run_folder / "session.nwb"
+    write_nwb(build(run), target)
+    return target
+
+
+def write_nwb(nwb: NWBFile, target: Path) -> None:
+    """Write the file, at once or not at all. Raises OSError."""
+    temporary = target.with_name(f".{target.stem}.partial.nwb")
     try:
         with NWBHDF5IO(temporary, "w") as file:
-            file.write(build(run))
+            file.write(nwb)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    return target
 
 
 def build(run: Run) -> NWBFile:
@@ -115,7 +121,7 @@ def _start(run: Run) -> datetime:
     try:
         wall = datetime.fromisoformat(session.wall_time)
     except ValueError:
-        return datetime.fromtimestamp(run.segments[0].stat().st_mtime, UTC)
+        return datetime.fromtimestamp(run.segments[0].stat().st_mtime if run.segments else 0, UTC)
     if wall.tzinfo is None:
         wall = wall.astimezone()
     return wall + timedelta(microseconds=(zero_ns - session.anchor_ns) / 1000)

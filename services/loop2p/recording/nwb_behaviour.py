@@ -7,7 +7,7 @@ from pynwb.epoch import TimeIntervals
 
 from loop2p.protocol import Calibration, Done, Lick, OptoCommand, Output, Phase, RewardCommand, Shown, Wheel
 from loop2p.recording.latency import Latencies
-from loop2p.recording.nwb_parts import add_events, behavior, module, or_nan, packed, plain, timing
+from loop2p.recording.nwb_parts import add_events, behavior, intervals, module, or_nan, packed, plain, timing
 from loop2p.recording.run import Run
 from loop2p.recording.summary import trial_table
 
@@ -23,7 +23,8 @@ def add_behaviour(nwb: NWBFile, run: Run) -> None:
     _add_licks(nwb, run)
     _add_wheel(nwb, run)
     _add_opto(nwb, run)
-    _add_latencies(nwb, run)
+    if not run.in_process:
+        _add_latencies(nwb, run)
 
 
 def _add_decoding(nwb: NWBFile, run: Run) -> None:
@@ -81,9 +82,10 @@ def _add_phases(nwb: NWBFile, run: Run) -> None:
     ends = [*[m.t_s for m in phases[1:]], _last_frame_s(run)]
     table = TimeIntervals(name="phases", description="Where the session stood.")
     table.add_column("phase", "baseline, calibration, closed_loop or paused")
+    table.add_column("detail", "which passive recording it is, or why the session is paused")
     for message, end in zip(phases, ends, strict=False):
         if message.phase not in ("idle", "ended") and end > message.t_s >= 0:
-            table.add_interval(start_time=message.t_s, stop_time=end, phase=message.phase)
+            table.add_interval(start_time=message.t_s, stop_time=end, phase=message.phase, detail=plain(message.reason))
     if len(table):
         nwb.add_time_intervals(table)
 
@@ -133,15 +135,20 @@ def _add_stimulus(nwb: NWBFile, run: Run) -> None:
             **timing([t for t, _ in keep]),
         )
     )
-    table = TimeIntervals(name="stimulus_presentation", description="Every picture on the screen, until the next.")
-    table.add_column("picture", "grey, grating or black")
-    table.add_column("angle_deg", "angle of the grating, NaN if none")
-    ends = [t for t, _ in keep[1:]] + [max(keep[-1][0], _last_frame_s(run))]
-    for (start, message), end in zip(keep, ends, strict=True):
-        table.add_interval(
-            start_time=start, stop_time=max(start, end), picture=message.what, angle_deg=or_nan(message.angle_deg)
+    starts = [t for t, _ in keep]
+    ends = [*starts[1:], max(starts[-1], _last_frame_s(run))]
+    nwb.add_time_intervals(
+        intervals(
+            "stimulus_presentation",
+            "Every picture on the screen, until the next.",
+            starts,
+            np.maximum(starts, ends),
+            {
+                "picture": ("grey, grating or black", [m.what for _, m in keep]),
+                "angle_deg": ("angle of the grating, NaN if none", [or_nan(m.angle_deg) for _, m in keep]),
+            },
         )
-    nwb.add_time_intervals(table)
+    )
 
 
 def _add_licks(nwb: NWBFile, run: Run) -> None:

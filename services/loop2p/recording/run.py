@@ -16,10 +16,12 @@ from loop2p.protocol import (
     Calibration,
     Cause,
     Command,
+    Envelope,
     Fault,
     Heartbeat,
     Message,
     OptoCommand,
+    Output,
     RewardCommand,
     Rois,
     Selection,
@@ -72,7 +74,7 @@ class Run:
         self.lives: dict[str, Life] = {}
         self.raw_frames: dict[int, int] = {}
         """Plane -> raw frames in the journal."""
-        self._kept: dict[type[Message], list[Recorded]] = {}
+        self._kept: dict[type[Message], list[Envelope]] = {}
         auditor = Auditor()
         seen: set[tuple[str, str, int]] = set()
         for record in read_journal(folder, self.torn):
@@ -103,13 +105,18 @@ class Run:
         if record.topic not in NOT_KEPT:
             self._kept.setdefault(type(message), []).append(record)
 
+    @property
+    def in_process(self) -> bool:
+        """It ran without processes: no step in it took time."""
+        return False
+
     # ------------------------------------------------------------ messages
 
     def of(self, kind: type[M]) -> list[M]:
         """All messages of a class, in the order they were written."""
         return [record.message for record in self._kept.get(kind, [])]  # type: ignore[misc]
 
-    def with_headers(self, kind: type[M]) -> list[tuple[Recorded, M]]:
+    def with_headers(self, kind: type[M]) -> list[tuple[Envelope, M]]:
         """The same, each with the record it came in."""
         return [(record, record.message) for record in self._kept.get(kind, [])]  # type: ignore[misc]
 
@@ -166,9 +173,9 @@ class Run:
         ]
         return structs.replace(own, complete=False, notes=[*own.notes, *fewer]) if fewer else own
 
-    def commands(self, kind: type[RewardCommand] | type[OptoCommand]) -> dict[int, tuple[Recorded, Command]]:
+    def commands(self, kind: type[RewardCommand] | type[OptoCommand]) -> dict[int, tuple[Envelope, Command]]:
         """Commands by id, each as it was first sent (it is repeated until it is acknowledged)."""
-        first: dict[int, tuple[Recorded, Command]] = {}
+        first: dict[int, tuple[Envelope, Command]] = {}
         for record, command in self.with_headers(kind):
             first.setdefault(command.id, (record, command))
         return first
@@ -177,8 +184,30 @@ class Run:
 
     @cached_property
     def frame_time(self) -> "FrameTime":
-        """From rig clock to frame time."""
-        return FrameTime(record.header.cause for record, _ in self.with_headers(Traces))
+        """From rig clock to frame time, by the traces; by the outputs where no traces were kept."""
+        frames = self._kept.get(Traces) or self._kept.get(Output, [])
+        return FrameTime(record.header.cause for record in frames)
+
+
+class MemoryRun(Run):
+    """A run without processes, made of its messages. Nothing in it was lost, and nothing took any time."""
+
+    def __init__(self, name: str, envelopes: Iterable[Envelope]) -> None:
+        self.folder, self.segments = Path(name), []
+        self.torn, self.malformed, self.end_ns = [], 0, 0
+        self.lives, self.raw_frames = {}, {}
+        self._kept = {}
+        for envelope in envelopes:
+            self._kept.setdefault(type(envelope.message), []).append(envelope)
+        self.recomputed_audit = Audit(complete=True, topics={}, notes=["in-process: there was no journal to audit"])
+
+    @property
+    def in_process(self) -> bool:
+        return True
+
+    @cached_property
+    def audit(self) -> Audit:
+        return self.recomputed_audit
 
 
 class FrameTime:

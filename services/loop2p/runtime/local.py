@@ -13,18 +13,24 @@ from loop2p.runtime.service import Service
 class LocalBus:
     """Delivers each message, in order of publication, to every service that subscribes to its class.
 
-    `sent` holds every envelope in order; `messages` the messages alone. A service that raises is taken off
-    the bus after its Fault, as a process would be. With `wire=True` each message goes through its bytes.
+    `sent` holds in order every envelope of a class in `keep` (default: all); `messages` the messages alone. A service
+    that raises is taken off the bus after its Fault, as a process would be. With `wire=True` each message goes through
+    its bytes.
     """
 
     def __init__(
-        self, *services: Service, wire: bool = False, now_ns: Callable[[], int] = lambda: 0, keep: bool = True
+        self,
+        *services: Service,
+        wire: bool = False,
+        now_ns: Callable[[], int] = lambda: 0,
+        keep: tuple[type[Message], ...] = (Message,),
     ) -> None:
         self.services = list(services)
         self.wire, self.now_ns, self.keep = wire, now_ns, keep
         self.sent: list[Envelope] = []
         self._queue: deque[Envelope] = deque()
         self._seq: dict[tuple[str, str], int] = {}
+        self._takers: dict[type[Message], list[Service]] = {}
 
     @property
     def messages(self) -> list[Message]:
@@ -52,34 +58,41 @@ class LocalBus:
     def _put(self, message: Message, source: str, cause: Cause | None) -> None:
         if cause is not None and message.cause is None:
             message = structs.replace(message, cause=cause)
-        seq = self._seq.get((source, message.topic), 0)
-        self._seq[source, message.topic] = seq + 1
+        key = (source, message.topic)
+        seq = self._seq.get(key, 0)
+        self._seq[key] = seq + 1
         envelope = seal(message, source, f"local-{source}", seq, self.now_ns())
         if self.wire:
             envelope = open_parts(envelope.parts())
-        if self.keep:
+        if isinstance(message, self.keep):
             self.sent.append(envelope)
         self._queue.append(envelope)
 
     def _drain(self) -> None:
         while self._queue:
             envelope = self._queue.popleft()
-            for service in list(self.services):
-                if service.subscribes and isinstance(envelope.message, service.subscribes):
-                    self._take(service, lambda s=service, e=envelope: s.receive(e), envelope.message.cause)  # type: ignore[misc]
+            message = envelope.message
+            for service in self._takers_of(type(message)):
+                self._take(service, lambda s=service, e=envelope: s.receive(e), message.cause)  # type: ignore[misc]
+
+    def _takers_of(self, kind: type[Message]) -> list[Service]:
+        """Who subscribes to this class."""
+        if kind not in self._takers:
+            self._takers[kind] = [s for s in self.services if s.subscribes and issubclass(kind, s.subscribes)]
+        return self._takers[kind]
 
     def _take(self, service: Service, call: Callable[[], Iterable[Message]], cause: Cause | None) -> None:
+        name = name_of(service)
         try:
             for message in call():
-                self._put(message, name_of(service), cause)
+                self._put(message, name, cause)
         except Exception as error:  # the one place: a fault stops the service, not the bus
             self.services.remove(service)
-            fault = Fault(
-                service=name_of(service), error=type(error).__name__, detail=str(error), traceback=tb.format_exc()
-            )
-            self._put(fault, name_of(service), cause)
+            self._takers.clear()
+            fault = Fault(service=name, error=type(error).__name__, detail=str(error), traceback=tb.format_exc())
+            self._put(fault, name, cause)
             for message in service.go_safe():
-                self._put(message, name_of(service), cause)
+                self._put(message, name, cause)
 
 
 def name_of(service: Service) -> str:

@@ -11,10 +11,10 @@ from loop2p.task.service import Task
 class EchoCore(SessionCore):
     """No baseline, no trials: a command for each output."""
 
-    def _enter_baseline(self) -> list[Effect]:
+    def _next(self) -> list[Effect]:
         return [self._enter("closed_loop")]
 
-    _enter_loop = _enter_baseline
+    _enter_loop = _next
 
     def _loop(self, output: Output) -> list[Effect]:
         return [Drop(0.0, -1)]

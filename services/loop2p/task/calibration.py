@@ -10,10 +10,11 @@ Methods 2.4:
 
 The maximum-likelihood Gaussian of a record mirrored at its median m has mu = m and sigma = the RMS distance from it.
 0 deg is min(D) of the baseline as Methods 2.5 and 2.4 say, D itself and not its 3-frame mean. Where the authors' code
-differs (min(z*, today's), a mirror at 0), the Methods are followed (2.10).
+differs, the Methods are followed (2.10): it mirrors at 0, and its threshold of a later day is never above that day's
+chance. The latter can be asked for: variant = "min".
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -41,6 +42,8 @@ class CalibrationParams(Struct, frozen=True, forbid_unknown_fields=True):
     chance: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     """Largest fraction of windows that succeed by chance."""
     seed: Annotated[int, Meta(ge=0)] = 0
+    variant: Literal["methods", "min"] = "methods"
+    """On later days: mu + z* sigma (Methods), or, as in the authors' code, with min(z*, today's z of chance)."""
 
 
 def calibrate(
@@ -80,6 +83,8 @@ def calibrate(
         )
     by_chance = chance_threshold(pooled, minimum, params.step, params.chance)
     threshold = by_chance if z_star is None else mu + z_star * sigma
+    if params.variant == "min":
+        threshold = min(threshold, by_chance)  # the same as min(z*, today's z), for sigma > 0
     if not threshold > minimum:
         raise CalibrationError(
             f"baseline: threshold {threshold:g} does not lie above the minimum {minimum:g} "

@@ -1,12 +1,16 @@
-"""The session: baseline -> calibration -> closed loop, and everything that may come between. Pure.
+"""The session: passive blocks -> calibration -> closed loop, and everything that may come between. Pure.
 
 Events in (`step`): `Output` of decoding, `Stall` when something stopped, an accepted `RequestLog` when somebody asked.
 All three are messages that are recorded, so a recording replays (see replay.py). Out come the messages to publish, and
 `Reward` and `Opto`, which the service makes commands of.
 
-    idle --begin--> baseline --its frames are in--> calibration --> closed_loop --its time has run--> ended
+    idle --begin--> baseline (one block after the other) --> calibration --> closed_loop --its time has run--> ended
     baseline, closed_loop --pause--> paused --resume--> baseline, closed_loop
     any --stop, abort--> ended
+
+Each passive block is a phase "baseline" of its own, with its name as the phase's reason and the LED that it asks for.
+The last block is the one that calibrates. A block that waits is entered paused. Without a closed loop the session ends
+behind its blocks; a yoked session plays another day's loop, and calibrates nothing.
 
 A stall is no phase: the trial is void, the screen grey, and it goes on when what was lost is back.
 The closed loop ends when `closed_loop.duration_s` of frame time has run; pauses and gaps do not count. A trial that is
@@ -14,15 +18,16 @@ undecided then is void (sessions are of fixed length, Methods 2.6); a hit still 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct, structs
 
 from loop2p.protocol import Calibration, Message, Output, Phase, PhaseName, RequestLog, Show, Stall, Trial
+from loop2p.task.blocks import Block
 from loop2p.task.calibration import CalibrationError, calibrate
 from loop2p.task.experiment import Plan
-from loop2p.task.passive import Passive
-from loop2p.task.trials import GREY, Reward, Trials, Value
+from loop2p.task.trials import GREY, ROUNDING_S, Reward, Trials, Value
+from loop2p.task.yoked import Yoked
 
 FRAMES = "frames"
 """What a Stall names when no service is known to be lost."""
@@ -30,7 +35,7 @@ RUNNING: tuple[PhaseName, ...] = ("baseline", "closed_loop")
 
 
 class Drop(Struct, frozen=True):
-    """Give this volume, for a trial or (-1) for free."""
+    """Give this volume, for a trial or (-1) for none: free, or another day's."""
 
     volume_ul: float
     trial: int
@@ -57,7 +62,7 @@ class SessionCore:
         self.plan, self.plane_rate_hz, self.given_ul = plan, plane_rate_hz, given_ul
         self.phase: PhaseName = "idle"
         self.calibration: Calibration | None = None
-        self.trials: Trials | None = None
+        self.trials: Trials | Yoked | None = None
         self.outcomes = {"hit": 0, "miss": 0, "void": 0}
         self.elapsed_s = 0.0
         self.last_frame, self.last_s = -1, 0.0
@@ -66,11 +71,12 @@ class SessionCore:
         self._next_trial = 0
         self._open_trial: Trial | None = None
         self._ending = ""
-        self._baseline_n = round(plan.experiment.baseline.duration_s * plane_rate_hz)
-        self._d: list[float] = []
-        self._first_frame = 0
-        baseline = plan.experiment.baseline
-        self._passive = Passive(baseline.orientations_deg, baseline.shown_s, baseline.jitter_s, baseline.seed)
+        self._blocks = plan.experiment.blocks
+        self._turn = 0
+        """Whose turn it is, of the blocks; past the last one: the loop's."""
+        self._block: Block | None = None
+        self._lit = False
+        """Was the LED armed, and not disarmed since?"""
 
     def restore(
         self,
@@ -79,10 +85,23 @@ class SessionCore:
         last_trial: int,
         open_trial: Trial | None,
         elapsed_s: float,
+        block: str = "",
     ) -> None:
-        """Stand where a predecessor stood, paused. A baseline that was not whole begins anew."""
+        """Stand where a predecessor stood, paused. The passive block of that name begins anew, for it was not whole.
+
+        A yoked loop has no trials by which its predecessor's place in the schedule could be told: `resume` ends it.
+        """
         self.phase = "paused"
-        self._before_pause = "closed_loop" if phase == "closed_loop" and calibration is not None else "baseline"
+        yoked = self.plan.experiment.yoked is not None
+        in_loop = phase == "closed_loop" and (yoked or calibration is not None)
+        self._before_pause = "closed_loop" if in_loop else "baseline"
+        if in_loop and yoked:
+            self._ending = "task was lost in a yoked loop: how far it had come is not on record"
+        names = [b.name for b in self._blocks]
+        if phase in ("calibration", "closed_loop"):
+            self._turn = max(len(names) - 1, 0)
+        elif block in names:
+            self._turn = names.index(block)
         self.calibration, self.elapsed_s = calibration, elapsed_s
         self._next_trial, self._open_trial = last_trial + 1, open_trial
 
@@ -128,7 +147,7 @@ class SessionCore:
         return ""
 
     def _no_free_reward(self) -> str:
-        reward = self.plan.experiment.reward
+        reward, limit_ul = self.plan.experiment.reward, self.plan.day_limit_ul
         if self.phase not in (*RUNNING, "paused"):
             return f"the session is {self.phase}"
         if "actuation" in self.missing:
@@ -137,10 +156,10 @@ class SessionCore:
             return "the session is paused and the actuator unarmed: resume first"
         if self.trials is not None and self.trials.state == "freeze":
             return f"trial {self.trials.trial} is being rewarded: ask again when it is over"
-        if self.given_ul + reward.volume_ul > reward.day_limit_ul:
+        if self.given_ul + reward.volume_ul > limit_ul:
             return (
-                f"{self.given_ul:g} ul given today, {reward.volume_ul:g} ul more would pass "
-                f"the day's {reward.day_limit_ul:g} ul (reward.day_limit_ul in the task file)"
+                f"{self.given_ul:g} ul given today, {reward.volume_ul:g} ul more would pass the day's {limit_ul:g} ul "
+                "(the smaller one of the task file's reward.day_limit_ul and the animal file's ration_ul)"
             )
         return ""
 
@@ -170,29 +189,29 @@ class SessionCore:
         return []
 
     def _baseline(self, output: Output, frame: int) -> list[Effect]:
-        out: list[Effect] = []
-        if self.plan.experiment.baseline.orientations_deg:
-            out += self._passive.step(self.last_s)
-        if output.valid:
-            if not self._d:
-                self._first_frame = frame
-            self._d.append(output.d)
-        if len(self._d) >= self._baseline_n:
-            out += self._calibrate()
-        return out
+        assert self._block is not None
+        out: list[Effect] = [*self._block.step(output, frame, self.last_s)]
+        if not self._block.whole:
+            return out
+        self._turn += 1
+        return [*out, GREY, *self._next()]
 
     def _loop(self, output: Output) -> list[Effect]:
-        assert self.trials is not None
+        trials, loop_s = self.trials, self.plan.experiment.loop_s
+        assert trials is not None
+        if isinstance(trials, Yoked):
+            played = self._tried(trials.step(self.elapsed_s))
+            return played + (self._end(f"{loop_s:g} s of yoked loop are over") if trials.over(self.elapsed_s) else [])
         out: list[Effect] = []
-        if not self._ending and self.elapsed_s >= self.plan.experiment.closed_loop.duration_s:
-            self._ending = f"{self.plan.experiment.closed_loop.duration_s:g} s of closed loop are over"
-        if not self._ending or self.trials.owes_reward:
-            out += self._tried(self.trials.step(Value(self.last_s, output.value, output.valid)))
-        if self._ending and not self.trials.owes_reward:
+        if not self._ending and self.elapsed_s >= loop_s - ROUNDING_S:
+            self._ending = f"{loop_s:g} s of closed loop are over"
+        if not self._ending or trials.owes_reward:
+            out += self._tried(trials.step(Value(self.last_s, output.value, output.valid)))
+        if self._ending and not trials.owes_reward:
             out += self._end(self._ending)
         return out
 
-    def _tried(self, steps: list[Show | Trial | Reward]) -> list[Effect]:
+    def _tried(self, steps: Sequence[Show | Trial | Reward]) -> list[Effect]:
         """Trials' steps as this session's effects."""
         out: list[Effect] = []
         for step in steps:
@@ -211,13 +230,35 @@ class SessionCore:
         self.given_ul += volume_ul
         return Drop(volume_ul, trial)
 
-    # ------------------------------------------------------------ calibration
+    # ------------------------------------------------------------ one thing after the other
+
+    def _next(self) -> list[Effect]:
+        """The block whose turn it is, or what comes behind the last one. The screen is grey."""
+        experiment = self.plan.experiment
+        if self._turn == len(self._blocks):
+            if not experiment.loop_s:
+                return self._end("all passive blocks are over")
+            return self._calibrate() if experiment.calibrates else self._enter_loop()
+        self._block, block = None, self._blocks[self._turn]
+        if not block.wait:
+            return self._enter_block()
+        self._before_pause = "baseline"
+        entered = self._enter("baseline", block.name)  # so that a successor of task knows whose turn it is
+        waits = self._enter("paused", f"{block.name} waits for `resume`")
+        return [entered, *self._light(False), waits]
+
+    def _enter_block(self) -> list[Effect]:
+        """Begin the block whose turn it is, or go on with it. The fixed calibration of a session may need none."""
+        if self._turn == len(self._blocks):
+            return self._next()
+        params = self._blocks[self._turn]
+        self._block = self._block or Block(params, self.plane_rate_hz)
+        return [self._enter("baseline", params.name), *self._light(params.led)]
 
     def _calibrate(self) -> list[Effect]:
-        experiment = self.plan.experiment
+        experiment, block = self.plan.experiment, self._block
         out: list[Effect] = [self._enter("calibration")]
-        fixed, baseline = experiment.calibration.fixed, experiment.baseline
-        first, last = self._first_frame, max(self.last_frame, 0)
+        fixed, seed = experiment.calibration.fixed, experiment.calibration.seed
         if fixed is not None:
             self.calibration = Calibration(
                 minimum=fixed.minimum,
@@ -225,39 +266,48 @@ class SessionCore:
                 mu=0.0,
                 sigma=0.0,
                 z_star=0.0,
-                seed=experiment.calibration.seed,
+                seed=seed,
                 first_frame=0,
                 last_frame=0,
                 n_values=0,
                 baseline="fixed",
             )
         else:
+            assert block is not None
             try:
                 self.calibration = calibrate(
-                    self._d, self.plane_rate_hz, experiment.calibration, self.plan.z_star, first, last, baseline.name
+                    block.d,
+                    self.plane_rate_hz,
+                    experiment.calibration,
+                    self.plan.z_star,
+                    block.first_frame,
+                    block.last_frame,
+                    experiment.baseline.name,
                 )
             except CalibrationError as error:
-                self._d = []
+                self._turn, self._block = self._turn - 1, None
                 self._before_pause = "baseline"
                 return [
                     *out,
                     *self._quiet("calibration failed"),
                     self._enter("paused", f"{error}; `resume` repeats it"),
                 ]
-        self._d = []
-        return [*out, GREY, self.calibration, *self._enter_loop()]
+        return [*out, self.calibration, *self._enter_loop()]
 
     def _enter_loop(self) -> list[Effect]:
-        assert self.calibration is not None
-        self.trials = Trials(self.plan.experiment.trial, self.calibration, self._next_trial)
-        opto = self.plan.experiment.opto
-        led: list[Effect] = [Opto(opto.armed)] if opto.armed or opto.baseline else []
-        return [self._enter("closed_loop"), *led]
+        experiment = self.plan.experiment
+        self._block = None
+        if experiment.yoked is not None:
+            self.trials = Yoked(experiment.yoked, self.elapsed_s)
+        else:
+            assert self.calibration is not None
+            self.trials = Trials(experiment.trial, self.calibration, self._next_trial)
+        return [self._enter("closed_loop"), *self._light(experiment.opto.armed)]
 
-    def _enter_baseline(self) -> list[Effect]:
-        if self._baseline_n == 0:
-            return self._calibrate()
-        return [self._enter("baseline"), *([Opto(True)] if self.plan.experiment.opto.baseline else [])]
+    def _light(self, on: bool) -> list[Effect]:
+        """The LED armed or disarmed, at the edge of a block or of the loop."""
+        was, self._lit = self._lit, on
+        return [Opto(on)] if on or was else []
 
     # ------------------------------------------------------------ what stops it
 
@@ -272,7 +322,8 @@ class SessionCore:
 
     def _halt(self, reason: str) -> list[Effect]:
         """The trial is void, the screen grey; the phase stays. Whatever was armed stays the controller's to disarm."""
-        self._passive.halt()
+        if self._block is not None:
+            self._block.halt()
         if self._open_trial is not None:
             void = Trial(trial=self._open_trial.trial, edge="void", t_s=self._open_trial.t_s, reason=reason)
             self._open_trial = None
@@ -286,8 +337,8 @@ class SessionCore:
         if self.trials is not None:
             self._next_trial = self.trials.trial + 1
             self.trials = None
-        opto = self.plan.experiment.opto
-        return [*out, *([Opto(False)] if opto.armed or opto.baseline else [])]
+        self._lit = False
+        return [*out, *([Opto(False)] if self.plan.experiment.lights else [])]
 
     def _enter(self, phase: PhaseName, reason: str = "") -> Phase:
         self.phase = phase
@@ -299,7 +350,7 @@ class SessionCore:
     # ------------------------------------------------------------ requests
 
     def _begin(self, _event: RequestLog) -> list[Effect]:
-        return [GREY, *self._enter_baseline()]
+        return [GREY, *self._next()]
 
     def _pause(self, event: RequestLog) -> list[Effect]:
         out: list[Effect] = []
@@ -312,7 +363,9 @@ class SessionCore:
 
     def _resume(self, event: RequestLog) -> list[Effect]:
         out = self._halt(event.reason or "task restarted") if self._open_trial is not None else []
-        return [*out, *(self._enter_loop() if self._before_pause == "closed_loop" else self._enter_baseline())]
+        if self._ending:
+            return [*out, *self._end(self._ending)]
+        return [*out, *(self._enter_loop() if self._before_pause == "closed_loop" else self._enter_block())]
 
     def _stop(self, event: RequestLog) -> list[Effect]:
         if self.trials is not None and self.trials.owes_reward:
@@ -328,10 +381,7 @@ class SessionCore:
 
     def led(self) -> list[Effect]:
         """Arm the LED again, if it should be on now."""
-        if not self.running or self.missing:
-            return []
-        armed = self.plan.experiment.opto.armed if self.phase == "closed_loop" else self.plan.experiment.opto.baseline
-        return [Opto(True)] if armed else []
+        return [Opto(True)] if self._lit and self.running and not self.missing else []
 
     def _back(self, event: RequestLog) -> list[Effect]:
         self.missing.discard(event.detail)

@@ -7,13 +7,13 @@ sync on the way would cost a hit's picture some milliseconds (measured on a virt
 """
 
 import contextlib
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from loop2p.protocol import Calibration, Phase, Refused, RewardCommand, Selection, Session, Trial
+from loop2p.runtime.atomic import sync_folder, write_atomically
 from loop2p.runtime.synced import SyncThread
 
 Entry = Session | Selection | Calibration | Phase | Trial | RewardCommand | Refused
@@ -37,7 +37,7 @@ class Journal:
         self._file.seek(0)
         whole = self._file.read().rfind(b"\n") + 1
         self._file.truncate(whole)  # a line torn by a crash: the next one must not stick to it
-        _sync_folder(folder)
+        sync_folder(folder)
         self._sync = SyncThread(self._file, "state-sync")
 
     def write(self, entries: list[Entry]) -> None:
@@ -149,13 +149,7 @@ class LedgerFile:
     def save(self) -> None:
         """Write and sync. Raises OSError if the disk does."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        with open(temporary, "wb") as file:
-            file.write(_encode(self.ledger))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
-        _sync_folder(self.path.parent)
+        write_atomically(self.path, _encode(self.ledger))
 
     def reserve_ids(self, count: int) -> int:
         """The first of `count` ids that nobody else will use."""
@@ -163,13 +157,3 @@ class LedgerFile:
         self.ledger.next_id += count
         self.save()
         return first
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder durable; Windows does so by itself and can't open folders."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

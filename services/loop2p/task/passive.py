@@ -1,4 +1,4 @@
-"""What the animal sees during the baseline: static gratings in random order, on frame time, from a seed."""
+"""What the animal sees in a passive block: static gratings in random order, on frame time, from a seed."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from loop2p.protocol import Show
 
 
 class Passive:
-    """All orientations in random order, again and again; each for shown_s + U(-jitter_s, jitter_s) (Methods 2.2)."""
+    """All orientations in random order, again and again; each for shown_s + U(-jitter_s, jitter_s) (Methods 2.2).
+
+    Without orientations the screen stays as it is.
+    """
 
     def __init__(self, orientations_deg: Sequence[float], shown_s: float, jitter_s: float, seed: int) -> None:
         self.orientations_deg, self.shown_s, self.jitter_s = list(orientations_deg), shown_s, jitter_s
@@ -18,7 +21,7 @@ class Passive:
 
     def step(self, t_s: float) -> list[Show]:
         """The next grating, at the first frame whose time reaches its turn."""
-        if self._until_s is not None and t_s < self._until_s:
+        if not self.orientations_deg or (self._until_s is not None and t_s < self._until_s):
             return []
         if not self._order:
             self._order = self._rng.permutation(self.orientations_deg).tolist()

@@ -20,7 +20,8 @@ from loop2p.protocol import (
     Session,
     Stall,
 )
-from loop2p.task.animal import Animal, updated
+from loop2p.runtime.atomic import write_atomically
+from loop2p.task.animal import updated
 from loop2p.task.commands import Commander
 from loop2p.task.core import Effect, Opto, SessionCore, TimeRanBackError
 from loop2p.task.journal import KEPT, Entry, Journal, LedgerFile
@@ -147,8 +148,8 @@ class Run:
 
     def disarm(self) -> list[Message]:
         """The LED off, whatever the core thinks; for a task that leaves."""
-        opto, target = self.core.plan.experiment.opto, self._actuation()
-        if not (self.is_open and target and (opto.armed or opto.baseline)):
+        target = self._actuation()
+        if not (self.is_open and target and self.core.plan.experiment.lights):
             return []
         return [self._commander.opto(self._now_ns(), target, False, 0.0, None)]
 
@@ -167,10 +168,8 @@ class Run:
 
     def _write_animal(self, calibration: Calibration) -> None:
         """The animal file for tomorrow, into the run folder."""
-        plan = self.core.plan
-        z_star = calibration.z_star if plan.z_star is None else plan.z_star
-        text = updated(self.session.animal, Animal(plan.day, z_star, plan.plus, plan.minus))
-        (self.folder / "animal.toml").write_text(text, encoding="utf-8")
+        animal = self.core.plan.animal_after(calibration.z_star, self.selection.confirmed_by, self.session.wall_time)
+        write_atomically(self.folder / "animal.toml", updated(self.session.animal, animal))
 
     def _end(self) -> None:
         self.restored = False

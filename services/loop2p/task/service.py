@@ -384,8 +384,10 @@ class Task(Service):
             return
         plan = make_plan(state.session.task, state.session.animal)
         self.run = run = self._new_run(state.session, state.selection, plan, state.given_ul)
-        phase = state.phase.phase if state.phase is not None else "baseline"
-        run.core.restore(phase, state.calibration, state.last_trial, state.open_trial, state.elapsed_s)
+        at = state.phase or Phase(phase="baseline", day=plan.day)
+        run.core.restore(
+            at.phase, state.calibration, state.last_trial, state.open_trial, state.elapsed_s, block=at.reason
+        )
         run.restored = self._unannounced = True
         run.open(ledger, new=False)
         reason = "task is a successor: goes on after a crash, else waits for `resume`"

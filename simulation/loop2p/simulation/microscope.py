@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from loop2p.imaging.movies import open_movie
 from loop2p.protocol import FileError, RigFile, Shown, WireError, open_parts
 from loop2p.simulation.frame_link import FrameIndex, FrameLink
-from loop2p.simulation.mouse import Mouse, ResponsiveMouse
+from loop2p.simulation.mouse import Mouse
 from loop2p.simulation.optics import Scan
+from loop2p.simulation.responsive_mouse import ResponsiveMouse
 from loop2p.simulation.scene import Scene
 from loop2p.simulation.sender import Sender, encode
 from loop2p.simulation.wires import Edge, Wires

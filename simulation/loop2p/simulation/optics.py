@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from loop2p.simulation.mouse import Mouse, Wander
+from loop2p.simulation.mouse import Mouse
+from loop2p.simulation.responsive_mouse import Wander
 from loop2p.simulation.scene import PAD_PX, REACH_PX, Scene
 
 STEPS_PER_PX = 4

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loop2p.simulation.mouse import REACTION_FRAMES, Mouse, ResponsiveMouse
+from loop2p.simulation.mouse import REACTION_FRAMES, Mouse
+from loop2p.simulation.responsive_mouse import ResponsiveMouse
 
 RATE_HZ = 30.92
 
