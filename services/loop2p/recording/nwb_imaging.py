@@ -210,10 +210,11 @@ def _add_dff(ophys: Any, run: Run, tables: dict[int, PlaneSegmentation]) -> None
     table = tables.get(PROXIMAL)
     if table is None:
         return
+    n_rois = len(table)
     rows = [
         (record.header.cause.time_s, from_f32(m.dff))
         for record, m in run.with_headers(Output)
-        if record.header.cause is not None and len(m.dff) == 4 * len(table)
+        if len(m.dff) == 4 * n_rois and record.header.cause is not None
     ]
     if not rows:
         return

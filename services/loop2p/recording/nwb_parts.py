@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from hdmf.backends.hdf5 import H5DataIO
-from hdmf.common import VectorData
+from hdmf.common import ElementIdentifiers, VectorData
 from numpy.typing import ArrayLike
 from pynwb import NWBFile
 from pynwb.epoch import TimeIntervals
@@ -42,9 +42,9 @@ def add_events(
     nwb: NWBFile, name: str, description: str, times: ArrayLike, more: Mapping[str, tuple[str, Any]]
 ) -> None:
     """A table of events at frame times (s); `more` has each further column's description and values."""
-    columns = [TimestampVectorData(name="timestamp", description="frame time, s", data=times)]
-    columns += [VectorData(name=key, description=text, data=values) for key, (text, values) in more.items()]
-    nwb.add_events_table(EventsTable(name=name, description=description, columns=columns))
+    columns = [TimestampVectorData(name="timestamp", description="frame time, s", data=_column(times))]
+    columns += [VectorData(name=key, description=text, data=_column(values)) for key, (text, values) in more.items()]
+    nwb.add_events_table(EventsTable(name=name, description=description, columns=columns, id=_ids(times)))
 
 
 def intervals(
@@ -54,9 +54,19 @@ def intervals(
     columns = [
         VectorData(name="start_time", description="frame time, s", data=np.asarray(start, float)),
         VectorData(name="stop_time", description="frame time, s", data=np.asarray(stop, float)),
-        *[VectorData(name=key, description=text, data=values) for key, (text, values) in more.items()],
+        *[VectorData(name=key, description=text, data=_column(values)) for key, (text, values) in more.items()],
     ]
-    return TimeIntervals(name=name, description=description, columns=columns)
+    return TimeIntervals(name=name, description=description, columns=columns, id=_ids(start))
+
+
+def _ids(rows: ArrayLike) -> ElementIdentifiers:
+    return ElementIdentifiers(name="id", data=np.arange(len(np.asarray(rows))))
+
+
+def _column(values: Any) -> Any:
+    """Numbers as an array: pynwb looks at every element of a list (measured: 0.1 s for 10,000)."""
+    array = np.asarray(values)
+    return array if array.dtype.kind in "biuf" else list(values)
 
 
 def plain(text: str) -> str:

@@ -142,7 +142,8 @@ class InProcessRig:
 
     `task`, `animal`: texts of the task file and the animal file. `pictures(frame)` gives imaging's messages for a
     microscope frame, `stride` how many frames apart it is asked (2: proximal frames alone).
-    `keep`: which messages are given back.
+    `before`: what imaging has published before the session begins. `at_wait` is called wherever the session waits for
+    the operator, who then resumes it. `keep`: which messages are given back.
     """
 
     def __init__(
@@ -155,6 +156,8 @@ class InProcessRig:
         microscope: Microscope | None = None,
         pictures: Picture | None = None,
         build: Callable[[list[int], list[int]], Decoder] | None = None,
+        before: tuple[Message, ...] = (),
+        at_wait: Callable[[], None] = lambda: None,
         run_id: str = "simulated",
         wall_time: str = "",
         keep: tuple[type[Message], ...] = (Message,),
@@ -180,6 +183,7 @@ class InProcessRig:
             simulated=True,
             wall_time=wall_time,
         )
+        self._before, self._at_wait = before, at_wait
         self._licks = self._counts = self._counts_before = 0
 
     def run(self, begin_at: int = 0, start_at: int = 0) -> list[Envelope]:
@@ -198,6 +202,7 @@ class InProcessRig:
                 self._ask("begin")
             self._step(frame)
             if core.phase == "paused":
+                self._at_wait()
                 self._ask("resume")
             frame += self._stride
             if len(bus.services) < 4:
@@ -209,6 +214,8 @@ class InProcessRig:
     def _announce(self) -> None:
         seed = self.plan.experiment.selection.seed
         chosen = Selection(plus=self.plan.plus, minus=self.plan.minus, seed=seed, confirmed_by="simulation")
+        for message in self._before:
+            self.bus.publish(message, "imaging")
         for message in (self._session, chosen, Phase(phase="idle", day=self.plan.day)):
             self.bus.publish(message, "task")
 

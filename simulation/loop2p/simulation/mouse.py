@@ -322,7 +322,8 @@ class LearningMouse:
         block, row = divmod(max(n, 0), BLOCK)
         if self._noises.get(plane, (-1,))[0] != block:
             self._noises[plane] = block, self._noise_block(plane, block)
-        return self._noises[plane][1][row]
+        numbers: NDArray[np.float32] = self._noises[plane][1][row]
+        return numbers
 
     def _noise_block(self, plane: int, block: int) -> NDArray[np.float32]:
         noise = np.random.default_rng([self.seed, self.day, 4, plane, block])
