@@ -65,8 +65,8 @@ def test_a_killed_service(victim: str, tmp_path: Path, free_ports: Callable[[int
             return isinstance(message, Trial) and message.edge == "start" and sent_ns > said.header.sent_ns
 
         trial = rig.wait(new_trial, f"a new trial after the loss of {victim}")
-        accepted = [e for e in rig.heard if isinstance(e.message, Accepted)]
         wait_for_led(rig, trial.header.sent_ns)
+        accepted = [e for e in rig.heard if isinstance(e.message, Accepted)]
         assert [lost.name for lost in rig.lost] == [victim]
         assert rig.launcher.processes[victim].pid != before
         rig.ask("stop")

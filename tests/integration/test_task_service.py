@@ -90,6 +90,7 @@ class Bench:
         self.instances = {name: f"{name}-1" for name in PEERS}
         self.silent: set[str] = set()
         self.starting: set[str] = set()
+        self.unrecorded = ""
         self.answers = True
         self.frame = 0
         self.outputs: list[Output] = []
@@ -126,7 +127,8 @@ class Bench:
         self.bus._drain()
 
     def beat(self) -> None:
-        flushed = {self.task_instance: {"rig.session": 0}}
+        instances = [self.task_instance, *(self.instances.get(name, name) for name in PEERS if name != self.unrecorded)]
+        flushed = {instance: {"rig.heartbeat": 0} for instance in instances}
         for name in PEERS:
             if name in self.silent:
                 continue
@@ -511,7 +513,9 @@ def test_a_killed_service_voids_the_trial_and_its_successor_lets_the_next_begin(
     assert phases(out) == []
     bench.silent, bench.starting, bench.instances[name] = set(), {name}, f"{name}-2"
     assert edges(bench.frames([2.0] * 20)) == []
-    bench.starting = set()
+    bench.starting, bench.unrecorded = set(), name
+    assert edges(bench.frames([2.0] * 20)) == []  # recording does not hear it yet
+    bench.unrecorded = ""
     out = bench.frames([0.5] * 3)
     assert [(m.kind, m.by, m.detail) for m in of(RequestLog, out)] == [("back", "task", name)]
     assert edges(out) == [(1, "start")]

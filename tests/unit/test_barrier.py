@@ -91,6 +91,11 @@ def hear(subject: Watch, now_ns: int, but: str = "") -> None:
             subject.heard(name, f"{name}-1", beat(), now_ns)
 
 
+def recorded(subject: Watch, instance: str, now_ns: int) -> None:
+    """Recording says that it writes this instance down."""
+    subject.heard("recording", "recording-1", beat(flushed={instance: {"rig.heartbeat": 0}}), now_ns)
+
+
 def test_half_a_second_of_silence_is_a_loss_told_once():
     subject = watch()
     hear(subject, 400 * MS, but="decoding")
@@ -114,8 +119,18 @@ def test_a_successor_is_back_when_it_is_ready_for_this_run():
     subject.heard("decoding", "decoding-2", beat(run_id=""), 150 * MS)
     assert subject.check(160 * MS, "run") == []
     subject.heard("decoding", "decoding-2", beat(), 200 * MS)
-    assert subject.check(210 * MS, "run") == [Change("decoding", back=True, successor=True)]
+    assert subject.check(210 * MS, "run") == []  # what it publishes is not on the record yet
+    recorded(subject, "decoding-2", 220 * MS)
+    assert subject.check(230 * MS, "run") == [Change("decoding", back=True, successor=True)]
     assert subject.lost == frozenset()
+
+
+def test_an_external_recording_need_not_say_what_it_writes():
+    subject = watch(external=("recording",))
+    subject.mark_lost("decoding", 100 * MS)
+    subject.check(110 * MS, "run")
+    subject.heard("decoding", "decoding-2", beat(), 200 * MS)
+    assert subject.check(210 * MS, "run") == [Change("decoding", back=True, successor=True)]
 
 
 def test_the_same_instance_after_a_silence_is_back_but_no_successor():
@@ -138,6 +153,7 @@ def test_one_that_is_known_to_be_dead_is_not_back_by_an_old_heartbeat():
     assert subject.check(110 * MS, "run") == [Change("actuation", back=False, waited_s=0.11)]
     assert subject.check(120 * MS, "run") == []
     subject.heard("actuation", "actuation-2", beat(), 200 * MS)
+    recorded(subject, "actuation-2", 205 * MS)
     assert subject.check(210 * MS, "run") == [Change("actuation", back=True, successor=True)]
 
 
@@ -146,6 +162,7 @@ def test_an_external_peer_is_back_with_its_bare_heartbeat():
     hear(subject, 600 * MS, but="imaging")
     subject.check(600 * MS, "run")
     subject.heard("imaging", "imaging-2", Heartbeat(health="ready"), 650 * MS)
+    recorded(subject, "imaging-2", 655 * MS)
     assert subject.check(660 * MS, "run") == [Change("imaging", back=True, successor=True)]
 
 

@@ -409,15 +409,9 @@ class Task(Service):
             return f"recording: {self._disk_full}"
         if self.watch.lost:
             return f"{', '.join(sorted(self.watch.lost))} lost and not back yet"
-        if run.restored and "recording" in self.peers and not self._is_heard():
+        if run.restored and not self.watch.is_recorded(self.context.instance):
             return "recording does not hear this task yet: wait a moment"
         return "\n".join(map(str, self._reasons(run)[0]))
-
-    def _is_heard(self) -> bool:
-        """Does recording write down what this instance publishes? An external one need not say."""
-        peer = self.watch.peers.get("recording")
-        external = "recording" in self.watch.external
-        return external or (peer is not None and self.context.instance in peer.heartbeat.flushed)
 
     def _give_up(self) -> str:
         """Leave an unfinished run that can't be taken over; why not, or empty."""

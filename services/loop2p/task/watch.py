@@ -92,6 +92,16 @@ class Watch:
                 out.append(Change(name, back=True, successor=peer.instance != loss.instance))
         return out
 
+    def is_recorded(self, instance: str) -> bool:
+        """Does recording write down what this instance publishes? What a successor did before is on no record.
+
+        An external recording need not say.
+        """
+        if "recording" not in self.names or "recording" in self.external:
+            return True
+        recording = self.peers.get("recording")
+        return recording is not None and instance in recording.heartbeat.flushed
+
     def _gone(self, name: str, peer: Peer, now_ns: int, known: Mapping[str, str]) -> bool:
         limit_s = RECORDING_LOST_AFTER_S if name == "recording" else LOST_AFTER_S
         leaving = peer.heartbeat.health in ("stopping", "stopped")
@@ -101,6 +111,8 @@ class Watch:
         beat, loss = peer.heartbeat, self._lost[name]
         news = peer.heard_ns > loss.at_ns or peer.instance != loss.instance
         if not news or peer.age_s(now_ns) > LOST_AFTER_S:
+            return False
+        if peer.instance != loss.instance and name != "recording" and not self.is_recorded(peer.instance):
             return False
         if name in self.external:
             return beat.health not in ("stopping", "stopped")

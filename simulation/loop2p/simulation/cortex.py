@@ -102,7 +102,7 @@ class Physiology(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Older days count less by exp(-1 / this) a day (tuned: roles follow a swap within the days that are left)."""
     residual_rate: float = 0.03
     """Of the running mean that a residual is compared with, per event (prototype)."""
-    learn: float = 0.0039
+    learn: float = 0.0037
     """Change of log rate overnight per unit of sum(residual x mean delta) (tuned)."""
     learn_limit: float = 0.1
     """Largest such change (prototype)."""
