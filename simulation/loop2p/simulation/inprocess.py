@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loop2p.decoding.core import ControlSignal, Decoder, DifferenceDecoder
+from loop2p.imaging.core import ImagingCore
+from loop2p.imaging.frame import Frame
 from loop2p.protocol import (
     PROXIMAL,
     Accepted,
     Cause,
     Done,
     Envelope,
+    Fault,
     Lick,
     Message,
     Microscope,
@@ -37,14 +40,16 @@ from loop2p.protocol import (
 from loop2p.runtime.local import LocalBus
 from loop2p.runtime.service import Service
 from loop2p.simulation.mouse import COUNTS_PER_CM, Mouse
+from loop2p.simulation.optics import Scan
 from loop2p.task.core import Drop, Effect, Opto, SessionCore
-from loop2p.task.experiment import Plan, make_plan
+from loop2p.task.experiment import make_plan
 
 WHEEL_EVERY = 3
 """Proximal frames between two readings of the wheel (5 Hz; a live rig reads it at 50 Hz)."""
 OPEN_NS_PER_UL = 10_000_000
 """The simulated valve gives 0.1 ul a ms."""
 MINUTE_S = 60.0
+N_SERVICES = 4
 
 
 class Picture(Protocol):
@@ -173,7 +178,7 @@ class InProcessRig:
         self._now_ns = 0
         build = build or (lambda plus, minus: DifferenceDecoder(plus, minus, rate_hz))
         services = (Decoding(build, rate_hz), self.task, Stimulus(mouse), Actuation(mouse))
-        self.bus = LocalBus(*services, wire=wire, now_ns=lambda: self._now_ns, keep=keep)
+        self.bus = LocalBus(*services, wire=wire, now_ns=lambda: self._now_ns, keep=(*keep, Fault))
         self._session = Session(
             run_id=run_id,
             rig=rig,
@@ -205,8 +210,9 @@ class InProcessRig:
                 self._at_wait()
                 self._ask("resume")
             frame += self._stride
-            if len(bus.services) < 4:
-                raise RuntimeError(f"frame {frame}: a service stopped: {bus.messages[-1]}")
+            if len(bus.services) < N_SERVICES:
+                fault = next(m for m in bus.messages if isinstance(m, Fault))
+                raise RuntimeError(f"frame {frame}: {fault.service} stopped: {fault.error}: {fault.detail}")
             if frame > most + begin_at:
                 raise RuntimeError(f"frame {frame}: the session is {core.phase}, expected its end by now")
         return bus.sent
@@ -256,4 +262,13 @@ class Fluorescence:
         return (Traces(plane=PROXIMAL, f=f32(f), cause=cause),)
 
 
-__all__ = ["Fluorescence", "InProcessRig", "Plan"]
+class Frames:
+    """The mouse under the simulated microscope, frame by frame through imaging's core, as on the live rig."""
+
+    def __init__(self, scan: Scan, core: ImagingCore, microscope: Microscope) -> None:
+        self._scan, self._core, self._scope = scan, core, microscope
+
+    def __call__(self, frame: int) -> Iterable[Message]:
+        time_s = frame / self._scope.rate_hz
+        pixels = self._scan.frame(frame)
+        return self._core.step(Frame(pixels, False, frame, frame % self._scope.planes, time_s, round(1e9 * time_s)))

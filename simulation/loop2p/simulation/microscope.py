@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from loop2p.imaging.movies import open_movie
 from loop2p.protocol import FileError, RigFile, Shown, WireError, open_parts
+from loop2p.runtime.process import load
 from loop2p.simulation.frame_link import FrameIndex, FrameLink
 from loop2p.simulation.mouse import Mouse
 from loop2p.simulation.optics import Scan
-from loop2p.simulation.responsive_mouse import ResponsiveMouse
 from loop2p.simulation.scene import Scene
 from loop2p.simulation.sender import Sender, encode
 from loop2p.simulation.wires import Edge, Wires
@@ -75,6 +75,10 @@ class MicroscopeOptions(Struct, frozen=True, forbid_unknown_fields=True):
     n_cells: Annotated[int, Meta(gt=0)] = 40
     n_rois: Annotated[int, Meta(ge=0)] = 16
     """How many of the cells have an ROI in the ROI files."""
+    mouse: str = "loop2p.simulation.responsive_mouse:ResponsiveMouse"
+    """"package.module:Class" of the mouse; it is made with seed, n_cells, rate_hz and `mouse_options`."""
+    mouse_options: dict[str, Any] = {}
+    """Further arguments of that class."""
     movie: str = ""
     """Plays this recording in a loop instead (each frame in every plane); relative to the rig file's folder."""
     dataset: str = ""
@@ -119,7 +123,7 @@ class Microscope:
         """Build from checked options. Raises FileError where a movie cannot be played on this rig."""
         scope = rig_file.rig.microscope
         rate_hz = options.rate_hz or scope.rate_hz
-        mouse = ResponsiveMouse(options.seed, options.n_cells, rate_hz)
+        mouse = _mouse(options, rig_file, rate_hz)
         eye = rig_file.rig.services["stimulus"].publish
         if options.movie:
             draw, close = _movie(options, rig_file, mouse)
@@ -285,6 +289,17 @@ class _Senses:
                 self._scope.forget_drop()
             for edge in edges:
                 self._scope.felt(edge)
+
+
+def _mouse(options: MicroscopeOptions, rig_file: RigFile, rate_hz: float) -> Mouse:
+    """The mouse that the rig file names. Raises FileError for a class or options that can't be used."""
+    place = f"{rig_file.path}: standins: mouse"
+    kind: Any = load(options.mouse, place)
+    try:
+        mouse: Mouse = kind(seed=options.seed, n_cells=options.n_cells, rate_hz=rate_hz, **options.mouse_options)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{place}: {options.mouse} can't be made: {error}") from None
+    return mouse
 
 
 def _movie(

@@ -1,0 +1,133 @@
+"""Accuracy, rates and the learning rows of the acceptance table, on sessions whose truth is known."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from loop2p.analysis.acceptance import check, rows_of
+from loop2p.analysis.learning import (
+    accuracy,
+    rate_ratios,
+    rates_hz,
+    rewards_per_min,
+    running_slope,
+    sparsification_slope,
+)
+from loop2p.analysis.sessions import PlaneEvents, SessionData, SessionError, read_session
+
+LOOP_S, BASELINE_S = 2400.0, 600.0
+N = 90
+ROLE = np.array(["plus"] * 5 + ["minus"] * 5 + ["other"] * (N - 10))
+
+
+def session(mouse: int, day: int, hits: int = 40, misses: int = 40, rate_hz: np.ndarray | None = None, **more):
+    """A session with Poisson events; rates (N,) Hz."""
+    rng = np.random.default_rng([mouse, day])
+    total_s = BASELINE_S + LOOP_S
+    counts = rng.poisson((np.full(N, 0.03) if rate_hz is None else rate_hz) * total_s)
+    times = rng.uniform(0, total_s, counts.sum())
+    order = np.argsort(times)
+    outcome = np.array(["hit"] * hits + ["miss"] * misses + ["void"])
+    hit_s = np.where(outcome == "hit", 1.0, np.nan)
+    values = {
+        "path": Path(f"{mouse}-{day}.nwb"),
+        "mouse": f"m{mouse}",
+        "day": day,
+        "role": ROLE,
+        "outcome": outcome,
+        "hit_s": hit_s,
+        "reward_s": hit_s + 1,
+        "phases": [("baseline", "passive", 0.0, BASELINE_S), ("closed_loop", "", BASELINE_S, total_s)],
+        "shown_s": np.zeros(0),
+        "shown_deg": np.zeros(0),
+        "speed_cm_s": 3 + rng.standard_normal(500),
+        "events": {0: PlaneEvents(times[order], np.repeat(np.arange(N), counts)[order], np.ones(counts.sum()))},
+    }
+    return SessionData(**(values | more))
+
+
+def mouse(number: int, *, learns: bool = True, factors=(0.85, 0.60, 0.71), slope: float = 0.0) -> list[SessionData]:
+    """Fourteen days: from day 9 on accuracy .75 and 3 rewards/min instead of .5 and 1.5, rates times the factors."""
+    rng = np.random.default_rng(number)
+    first = 0.03 * np.exp(0.7 * rng.standard_normal(N))
+    first[:10] = 0.07
+    days = []
+    for day in range(1, 15):
+        late = day > 8
+        by_group = np.select([ROLE == "plus", ROLE == "minus"], factors[:2], factors[2])
+        rates = first * (by_group if late and learns else 1.0)
+        hits, misses = (120, 40) if late and learns else (60, 60)
+        hits += int(rng.integers(-6, 7))
+        days.append(session(number, day, hits, misses, rates, speed_cm_s=3 + slope * day + 0.05 * rng.standard_normal(9)))
+    return days
+
+
+def test_accuracy_leaves_void_trials_out_and_rewards_count_by_the_minute_of_loop():
+    one = session(1, 1, hits=30, misses=10)
+    assert accuracy(one) == 0.75
+    assert rewards_per_min(one) == pytest.approx(30 / 40)
+    assert np.isnan(accuracy(session(1, 1, hits=0, misses=0)))
+
+
+def test_rates_of_both_halves_are_the_rate():
+    rate = np.linspace(0.01, 0.2, N)
+    one = session(1, 1, rate_hz=rate)
+    assert np.allclose([rates_hz(one, 0).mean(), rates_hz(one, 1).mean(), rates_hz(one).mean()], rate.mean(), rtol=0.05)
+    assert rates_hz(one)[-1] == pytest.approx(0.2, rel=0.15)
+
+
+def test_ratios_find_the_factors_that_were_put_in():
+    found = [rate_ratios(mouse(k)) for k in range(8)]
+    for group, wanted in (("plus", 0.85), ("minus", 0.60), ("other", 0.71)):
+        assert np.mean([f[group] for f in found]) == pytest.approx(wanted, abs=0.05)
+
+
+def test_regression_to_the_mean_makes_no_slope_and_no_ratio():
+    """Nothing changes; a fit on the same half that defines day 1 would see active cells fall."""
+    still = [mouse(k, learns=False) for k in range(8)]
+    slopes = [sparsification_slope(days) for days in still]
+    assert abs(np.mean(slopes)) < 0.06
+    assert np.mean([rate_ratios(days)["other"] for days in still]) == pytest.approx(1.0, abs=0.05)
+    naive = []
+    for days in still:
+        late = np.mean([rates_hz(s) for s in days[9:]], axis=0)
+        naive.append(np.polyfit(rates_hz(days[0], 1), late - rates_hz(days[0], 1), 1)[0])
+    assert np.mean(naive) < np.mean(slopes) - 0.02
+
+
+def test_a_cohort_that_learns_as_published_meets_the_rows():
+    arms = {"main": [s for k in range(6) for s in mouse(k)], "led": [s for k in range(5) for s in mouse(k + 10)]}
+    rng = np.random.default_rng(1)
+    arms["ndnf"] = []
+    for k in range(4):
+        for day in range(1, 15):
+            hits = 40 + int(rng.integers(-6, 7))
+            arms["ndnf"].append(session(k + 20, day, hits, 80 - hits))
+    rows = {row.id: row for row in rows_of(arms)}
+    assert [name for name, row in rows.items() if not row.met] == []
+    assert rows["A2"].aim.endswith(": reached")
+    assert "6 of 6 mice up" in rows["A2"].detail
+
+
+def test_a_cohort_that_learns_nothing_meets_none_of_the_learning_rows():
+    rows = {r.id: r for r in rows_of({"main": [s for k in range(6) for s in mouse(k, learns=False)]})}
+    assert [rows[name].met for name in ("A2", "A3", "A4")] == [False, False, False]
+    assert rows["A19"].met is None
+
+
+def test_a_trend_of_running_is_seen():
+    assert running_slope(mouse(1, slope=0.2)) == pytest.approx(0.2, abs=0.01)
+    rows = {r.id: r for r in rows_of({"main": [s for k in range(6) for s in mouse(k, slope=0.2)]})}
+    assert rows["A5"].met is False
+
+
+def test_a_file_that_is_no_session_says_what_is_missing(tmp_path: Path):
+    path = tmp_path / "x.nwb"
+    with h5py.File(path, "w") as file:
+        file["session_description"] = "Day 3 of something"
+    with pytest.raises(SessionError, match="no /processing/ophys/ImageSegmentation/RoisProximal"):
+        read_session(path)
+    with pytest.raises(SessionError, match="no arm of the experiment"):
+        check(tmp_path)
