@@ -49,7 +49,7 @@ def session(mouse: int, day: int, hits: int = 40, misses: int = 40, rate_hz: np.
 
 
 def mouse(number: int, *, learns: bool = True, factors=(0.85, 0.60, 0.71), slope: float = 0.0) -> list[SessionData]:
-    """Fourteen days: from day 9 on accuracy .75 and 3 rewards/min instead of .5 and 1.5, rates times the factors."""
+    """Fourteen days: from day 9 on accuracy .75 and 3 rewards/min for .5 and 1.5, rates times the factors."""
     rng = np.random.default_rng(number)
     first = 0.03 * np.exp(0.7 * rng.standard_normal(N))
     first[:10] = 0.07

@@ -149,6 +149,30 @@ def codec(json: JsonFile = None, check: Check = False) -> None:
     _in_one_process("codec", bench_codec, json, check)
 
 
+@app.command()
+def cohort(
+    json: JsonFile = None,
+    check: Check = False,
+    mice: Annotated[int, typer.Option()] = 6,
+    days: Annotated[int, typer.Option()] = 14,
+    seed: Seed = 1,
+) -> None:
+    """A simulated cohort at both levels, and how its time grows with neurons and mice; about a quarter of an hour."""
+    from loop2p.cli.benchmarks.cohort import bench_cohort
+
+    result = bench_cohort(mice, days, seed, say=err.print)
+    for what, rows in (("neurons (2 mice, 1 day)", result["by_neurons_s"]), ("mice (1 day)", result["by_mice_s"])):
+        out.print(f"{what}: " + ", ".join(f"{n}: {seconds:.1f} s" for n, seconds in rows.items()))
+    per_neuron, per_mouse = result["ms_per_neuron_and_day"], result["s_per_mouse"]
+    out.print(f"{per_neuron:.2f} ms more a neuron and mouse-day, {per_mouse:.2f} s more a mouse-day")
+    targets: list[Target] = [
+        (f"{mice} x {days} mouse-days, events, s", result["took_s"]["events"], "<=", 180 * mice * days / 84),
+        (f"{mice} x {days} mouse-days, traces, s", result["took_s"]["traces"], "<=", 900 * mice * days / 84),
+        ("memory of all processes, GiB", result["memory_gib"], "<=", 4),
+    ]
+    finish("cohort", result, targets, json, check)
+
+
 @app.command(name="all")
 def all_(check: Check = False, seed: Seed = 1) -> None:
     """Every benchmark, one after another; exit 1 where one misses a target and --check is given."""
@@ -159,6 +183,7 @@ def all_(check: Check = False, seed: Seed = 1) -> None:
         lambda: registration(check=check, seed=seed),
         lambda: f0(check=check, seed=seed),
         lambda: codec(check=check),
+        lambda: cohort(check=check, seed=seed),
     ):
         try:
             run()  # type: ignore[no-untyped-call]
