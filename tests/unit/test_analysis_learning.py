@@ -60,7 +60,8 @@ def mouse(number: int, *, learns: bool = True, factors=(0.85, 0.60, 0.71), slope
         rates = first * (by_group if late and learns else 1.0)
         hits, misses = (120, 40) if late and learns else (60, 60)
         hits += int(rng.integers(-6, 7))
-        days.append(session(number, day, hits, misses, rates, speed_cm_s=3 + slope * day + 0.05 * rng.standard_normal(9)))
+        speed_cm_s = 3 + slope * day + 0.05 * rng.standard_normal(9)
+        days.append(session(number, day, hits, misses, rates, speed_cm_s=speed_cm_s))
     return days
 
 
