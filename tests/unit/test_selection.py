@@ -1,9 +1,18 @@
 """Which ROIs are P+ and P-."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import typer
+from synthetic_session import make_session, write_journal
+from typer.testing import CliRunner
 
-from loop2p.task import rank_by_event_rate, split
+from loop2p.cli import day1
+from loop2p.protocol import parse_toml
+from loop2p.task import Candidate, candidates, rank_by_event_rate, ranked, split, with_selection
+from loop2p.task.experiment import Experiment
 from loop2p.task.selection import SelectionParams
 
 
@@ -59,3 +68,53 @@ def test_a_table_is_expected():
 def test_a_selection_that_makes_no_sense_is_refused(given: dict[str, tuple[int, ...]], words: str):
     with pytest.raises(ValueError, match=words):
         SelectionParams(**given)
+
+
+def test_candidates_are_ranked_by_rate_signal_and_steadiness():
+    dff = traces([0.08, 0.08, 0.08, 0.01])
+    dff[:, 1] *= np.where(dff[:, 1] > 0.3, 0.5, 1.0)  # small events
+    dff[:, 2] += np.linspace(0, 0.5, len(dff))  # a baseline that drifts
+    found = candidates(dff, 15.46)
+    assert found[0].snr > found[1].snr
+    assert found[2].drift > 5 * found[0].drift
+    assert [c.roi for c in found] == [0, 1, 2, 3]
+    assert ranked(found)[0].roi == 0
+    assert ranked(found[::-1])[0].roi == 0
+
+
+def test_a_dead_trace_is_the_worst_candidate():
+    dff = traces([0.05, 0.05, 0.05])
+    dff[:, 1] = 0.0
+    assert ranked(candidates(dff, 15.46))[-1] == Candidate(1, 0.0, 0.0, np.inf)
+
+
+def test_the_confirmed_rois_take_the_place_of_a_task_files_selection():
+    task = "day = 1\n\n[selection]  # the lab's\nplus = [1]\nminus = [2]\n\n[trial]\ngrey_s = 0.5\n"
+    text = with_selection(task, [3, 5, 8, 13, 21, 34, 55, 60], 7, "somebody")
+    experiment = parse_toml(text, Experiment, "task")
+    assert experiment.selection == SelectionParams(rois=(3, 5, 8, 13, 21, 34, 55, 60), seed=7)
+    assert (experiment.day, experiment.trial.grey_s) == (1, 0.5)
+    assert "somebody" in text
+    with pytest.raises(ValueError, match="even number"):
+        with_selection(task, [1, 2, 3], 7, "somebody")
+
+
+def test_the_commands_rank_a_recorded_baseline_and_print_day_ones_task_file(tmp_path: Path):
+    folder = write_journal(tmp_path / "run", make_session().envelopes)
+    task = tmp_path / "task.toml"
+    task.write_text("day = 1\n")
+    app = typer.Typer()
+    day1.register(app)
+    table = CliRunner().invoke(app, ["candidates", str(folder), "--json"])
+    assert table.exit_code == 0, table.output
+    rois = [row["roi"] for row in json.loads(table.stdout)]
+    assert len(rois) >= 4
+    first = ",".join(map(str, sorted(rois)[:4]))
+    asked = ["draw", str(folder), str(task), "--rois", first, "--by", "anna", "--seed", "3"]
+    drawn = CliRunner().invoke(app, asked)
+    assert drawn.exit_code == 0, drawn.output
+    experiment = parse_toml(drawn.stdout, Experiment, "printed")
+    assert (experiment.selection.rois, experiment.selection.seed) == (tuple(sorted(rois)[:4]), 3)
+    assert "4 ROIs; the paper has 8 or 10" in drawn.stderr
+    unknown = CliRunner().invoke(app, [*asked[:4], "0,99", *asked[5:]])
+    assert unknown.exit_code == 2

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as runs/latest", metavar="RUN")]
 
 
-def _folder(run: Path) -> Path:
+def folder_of(run: Path) -> Path:
     folder = run
     if run.is_file():  # `latest` where links are not allowed
         folder = run.parent / run.read_text(encoding="utf-8").strip()
@@ -29,7 +29,7 @@ def export(run: RunFolder, json: Json = False) -> None:
     """Make summary, NWB and report again from the journal alone."""
     from loop2p.cli.run import make_files, print_summary
 
-    folder = _folder(run)
+    folder = folder_of(run)
     summary = make_files(folder, quiet=json)
     assert summary is not None
     if json:
@@ -42,7 +42,7 @@ def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index
     """One frame's way through the rig, in ms since its last byte was in."""
     from loop2p.recording.trace import trace_frame
 
-    steps = trace_frame(_folder(run), frame)
+    steps = trace_frame(folder_of(run), frame)
     if not steps:
         fail(f"no message was caused by frame {frame}")
     if json:
@@ -60,7 +60,7 @@ def replay(run: RunFolder, json: Json = False) -> None:
     """Decide again from the recorded outputs: same threshold, angles, outcomes and rewards? Exit code 1 if not."""
     from loop2p.cli.replaying import replay_run
 
-    result = replay_run(_folder(run))
+    result = replay_run(folder_of(run))
     if json:
         print_json(result)
     else:
@@ -82,7 +82,7 @@ def yoke(run: RunFolder, task: Annotated[Path, typer.Argument(help="task file (T
     from loop2p.task.yoked import as_toml
 
     kinds = Session | Output | Stall | RequestLog
-    messages = [m for m in (record.message for record in read_journal(_folder(run))) if isinstance(m, kinds)]
+    messages = [m for m in (record.message for record in read_journal(folder_of(run))) if isinstance(m, kinds)]
     session = next((m for m in messages if isinstance(m, Session)), None)
     if session is None:
         fail(f"{run}: no rig.session in the journal, so there is nothing to show again")

@@ -31,6 +31,7 @@ class LocalBus:
         self._queue: deque[Envelope] = deque()
         self._seq: dict[tuple[str, str], int] = {}
         self._takers: dict[type[Message], list[Service]] = {}
+        self._kept: dict[type[Message], bool] = {}
 
     @property
     def messages(self) -> list[Message]:
@@ -64,7 +65,10 @@ class LocalBus:
         envelope = seal(message, source, f"local-{source}", seq, self.now_ns())
         if self.wire:
             envelope = open_parts(envelope.parts())
-        if isinstance(message, self.keep):
+        kind = type(message)
+        if kind not in self._kept:
+            self._kept[kind] = issubclass(kind, self.keep)
+        if self._kept[kind]:
             self.sent.append(envelope)
         self._queue.append(envelope)
 
@@ -73,7 +77,7 @@ class LocalBus:
             envelope = self._queue.popleft()
             message = envelope.message
             for service in self._takers_of(type(message)):
-                self._take(service, lambda s=service, e=envelope: s.receive(e), message.cause)  # type: ignore[misc]
+                self._take(service, service.receive, message.cause, envelope)
 
     def _takers_of(self, kind: type[Message]) -> list[Service]:
         """Who subscribes to this class."""
@@ -81,10 +85,12 @@ class LocalBus:
             self._takers[kind] = [s for s in self.services if s.subscribes and issubclass(kind, s.subscribes)]
         return self._takers[kind]
 
-    def _take(self, service: Service, call: Callable[[], Iterable[Message]], cause: Cause | None) -> None:
+    def _take(
+        self, service: Service, call: Callable[..., Iterable[Message]], cause: Cause | None, *taken: Envelope
+    ) -> None:
         name = name_of(service)
         try:
-            for message in call():
+            for message in call(*taken):
                 self._put(message, name, cause)
         except Exception as error:  # the one place: a fault stops the service, not the bus
             self.services.remove(service)

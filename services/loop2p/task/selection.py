@@ -1,5 +1,6 @@
 """Which ROIs drive the decoder, and with which sign."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from msgspec import Meta, Struct
 from numpy.typing import ArrayLike
 
 Index = Annotated[int, Meta(ge=0)]
+_TABLE = re.compile(r"^\[selection\][^\n]*(?:\n(?!\[)[^\n]*)*\n?", re.MULTILINE)
 EVENT_SD = 4.0
 """An event rises above this many robust standard deviations."""
 
@@ -41,18 +43,22 @@ def split(rois: Sequence[int], seed: int) -> tuple[list[int], list[int]]:
 
 
 class Candidate(Struct, frozen=True):
-    """A ROI and how often it was active."""
+    """A ROI as its passive baseline shows it."""
 
     roi: int
     rate_hz: float
+    """Upward crossings of median + 4 robust SD, a second. Crude, but the same for every ROI."""
+    snr: float = 0.0
+    """Largest value above the median, in robust SD: the largest event against the band of noise."""
+    drift: float = 0.0
+    """How far the median of a minute wanders (of a quarter, where there are not four), in robust SD: SD over them."""
 
 
-def rank_by_event_rate(dff: ArrayLike, plane_rate_hz: float, sd: float = EVENT_SD) -> list[Candidate]:
-    """Baseline dF/F (n_frames, n_rois) -> ROIs, the most active first (Methods 2.1 ranks by event frequency first).
+def candidates(dff: ArrayLike, plane_rate_hz: float, sd: float = EVENT_SD) -> list[Candidate]:
+    """Baseline dF/F (n_frames, n_rois) -> every ROI with the numbers that Methods 2.1 names, in their order.
 
-    An event is an upward crossing of median + 4 robust SD (1.4826 x the median absolute deviation) of the ROI's own
-    trace: crude, but the same for every ROI. A trace that is constant or not finite has no events. The experimenter
-    looks at signal-to-noise ratio, baseline stability and shape of transients before choosing.
+    The robust SD is 1.4826 x the median absolute deviation of the ROI's own trace. A trace that is constant or not
+    finite has no events, no signal and infinite drift. The shape of transients is left to the experimenter's eye.
     Raises ValueError if `dff` is not a table with at least two frames.
     """
     table = np.asarray(dff, dtype=np.float64)
@@ -63,6 +69,38 @@ def rank_by_event_rate(dff: ArrayLike, plane_rate_hz: float, sd: float = EVENT_S
     above = table > median + sd * spread
     events = np.sum(above[1:] & ~above[:-1], axis=0)
     usable = np.isfinite(table).all(axis=0) & (spread > 0)
+    scale = np.where(usable, spread, 1.0)
+    n_parts = min(len(table), max(4, round(len(table) / (60 * plane_rate_hz))))
+    slow = np.array([np.median(part, axis=0) for part in np.array_split(table, n_parts)])
     rates = np.where(usable, events, 0) * plane_rate_hz / len(table)
-    order = np.lexsort((np.arange(table.shape[1]), -rates))
-    return [Candidate(int(roi), float(rates[roi])) for roi in order]
+    snr = np.where(usable, (table.max(axis=0) - median) / scale, 0.0)
+    drift = np.where(usable, slow.std(axis=0) / scale, np.inf)
+    return [Candidate(k, float(rates[k]), float(snr[k]), float(drift[k])) for k in range(table.shape[1])]
+
+
+def ranked(found: Sequence[Candidate]) -> list[Candidate]:
+    """The best first: by the mean of the ranks in event rate, signal-to-noise and steadiness; event rate breaks ties.
+
+    The paper states no numbers (Methods 2.1); equal weights are ours. The experimenter chooses.
+    """
+    columns = ([-c.rate_hz for c in found], [-c.snr for c in found], [c.drift for c in found])
+    ranks = np.sum([np.searchsorted(np.sort(column), column) for column in columns], axis=0)
+    order = sorted(range(len(found)), key=lambda k: (ranks[k], -found[k].rate_hz, found[k].roi))
+    return [found[k] for k in order]
+
+
+def rank_by_event_rate(dff: ArrayLike, plane_rate_hz: float) -> list[Candidate]:
+    """Baseline dF/F (n_frames, n_rois) -> ROIs, the most active first. Raises ValueError as `candidates` does."""
+    return sorted(candidates(dff, plane_rate_hz), key=lambda c: (-c.rate_hz, c.roi))
+
+
+def with_selection(task: str, rois: Sequence[int], seed: int, confirmed_by: str) -> str:
+    """A task file's text with these ROIs and this seed of the draw in place of its table [selection].
+
+    Raises ValueError for a choice that makes no sense (see `SelectionParams`).
+    """
+    SelectionParams(rois=tuple(rois), seed=seed)
+    rest = _TABLE.sub("", task).rstrip("\n")
+    who = confirmed_by.replace("\n", " ")
+    table = f"[selection]          # confirmed by {who}\nrois = {list(rois)}\nseed = {seed}\n"
+    return f"{rest}\n\n{table}" if rest else table
