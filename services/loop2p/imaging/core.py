@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from loop2p.imaging.day1 import compare_with_day1, placed
 from loop2p.imaging.extraction import Extractor, Method
 from loop2p.imaging.frame import Frame
 from loop2p.imaging.reference import (
@@ -17,7 +18,6 @@ from loop2p.imaging.reference import (
     ReferenceBuilder,
     ReferenceRefused,
     ceiling,
-    compare_with_day1,
     overlap,
 )
 from loop2p.imaging.registration import AREA_PX, NO_MATCH, Match, Registrar, Spectra, Template, is_column_major
@@ -26,6 +26,10 @@ from loop2p.protocol import PROXIMAL, Alarm, Cause, Message, Microscope, Preview
 
 SNAPSHOT_S = 30.0
 """The window of F0 (docs/experiment.md 2.3), which a decoding successor needs."""
+MATCH_LIMIT = 0.4
+"""Of today's reference against day 1's. Measured on a simulated field of 512 x 796 px, means of 60 frames: the same
+field with other activity and noise, turned by up to 2.9 degrees and moved by up to 30 px, 0.998; its other plane 0.31;
+another field 0.08. What a real field keeps from day to day was not measured: set it by the first days of your own."""
 UNREGISTERED = Match(0.0, 0.0, 1.0)
 
 
@@ -44,8 +48,13 @@ class ImagingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """So many bad frames of a plane in a row raise the alarm, so many good ones end it: 0.5 s at 15.46 Hz."""
     quality_limit: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Frames of less quality are not valid. Default: learned from each reference. 0: only another plane's are not."""
+    match_limit: Annotated[float, Meta(ge=0, le=1)] = MATCH_LIMIT
+    """A later day's reference that matches day 1's less is refused: another field, or another depth."""
     check_lines: bool = True
     """Refuse a reference whose lines seem to have another length than the rig file says."""
+    gated_lines: Annotated[int, Meta(ge=0)] = 0
+    """So many lines at the start of each frame are dark, as the detectors are gated while the LED is on: left out of
+    registration and ROIs. The paper's NDNF sessions: 7 ms of 32.3, 111 of 512 lines (docs/experiment.md 4.5)."""
     preview_hz: Annotated[float, Meta(ge=0)] = 5.0
     """Preview images per second of frame time, all planes together; 0: none."""
     raw: Literal["off", "bus", "local"] = "off"
@@ -112,11 +121,11 @@ class ImagingCore:
         self.day1 = dict(day1 or {})
         self.set_id = set_id(self.rois)
         self.in_session = False
-        self.registrar = Registrar(self.shape, settings.area_px) if settings.registration else None
+        self.registrar = self._registrar() if settings.registration else None
         self.planes = [_Plane(self.rois.get(k)) for k in range(microscope.planes)]
         for plane in self.planes:
             if plane.rois:
-                plane.placed, plane.extractor = plane.rois, Extractor(plane.rois, self.shape, settings.extraction)
+                plane.placed, plane.extractor = plane.rois, self._extractor(plane.rois)
             self._begin(plane)
         self.n_received = self.n_processed = self.n_invalid = 0
         self._troubles: dict[str, dict[str, str]] = {}
@@ -126,6 +135,12 @@ class ImagingCore:
         self._references_changed = False
         self._last_frame: Frame | None = None
         """For rehearsals alone: its pixels may be half overwritten."""
+
+    def _registrar(self) -> Registrar:
+        return Registrar(self.shape, self.settings.area_px, gated_lines=self.settings.gated_lines)
+
+    def _extractor(self, rois: RoiSet) -> Extractor:
+        return Extractor(rois, self.shape, self.settings.extraction, self.settings.gated_lines)
 
     # ---------------------------------------------------------------- frames
 
@@ -298,15 +313,14 @@ class ImagingCore:
         """Let a reference hold for a plane. Raises ReferenceRefused if it is not day 1's field."""
         plane = self.planes[k]
         if k in self.day1 and self.registrar:
-            day1 = compare_with_day1(reference.image, k, self.day1)
-            dy, dx = round(day1.offset_y_px), round(day1.offset_x_px)
+            limit, gated = self.settings.match_limit, self.settings.gated_lines
+            day1 = compare_with_day1(reference.image, k, self.day1, limit, gated)
             if plane.rois:
                 try:
-                    plane.placed = plane.rois.moved(dy, dx, self.shape)
+                    plane.placed, plane.rest = placed(plane.rois, day1, self.shape, gated)
+                    plane.extractor = self._extractor(plane.placed)
                 except ValueError as error:
                     raise ReferenceRefused(f"reference of plane {k}: {error}; find the field of day 1 again") from None
-                plane.extractor = Extractor(plane.placed, self.shape, self.settings.extraction)
-            plane.rest = day1.offset_y_px - dy, day1.offset_x_px - dx
             plane.match_to_day1 = day1.match
         plane.reference, plane.builder = reference, None
         plane.template = self.registrar.template(reference.image) if self.registrar else None

@@ -16,11 +16,14 @@ class Extractor:
     """The ROIs of one plane on frames of one size.
 
     Rule at the border: pixels that the shift moves out of the image are left out of the mean. A ROI with no pixel left
-    takes the nearest pixels of the border, so that F stays finite, and is counted in `outside`.
+    takes the nearest pixels of the border, so that F stays finite, and is counted in `outside`. The first
+    `gated_lines` of every frame are dark and count as outside. Raises ValueError for a ROI that lies in them wholly.
     """
 
-    def __init__(self, rois: RoiSet, shape: tuple[int, int], method: Method = "nearest") -> None:
-        self.rois, self.shape, self.method = rois, shape, method
+    def __init__(
+        self, rois: RoiSet, shape: tuple[int, int], method: Method = "nearest", gated_lines: int = 0
+    ) -> None:
+        self.rois, self.shape, self.method, self.gated_lines = rois, shape, method, gated_lines
         self.outside = 0
         """ROIs x frames in which no pixel of the ROI was inside the image."""
         height, width = shape
@@ -30,6 +33,13 @@ class Extractor:
         self._rows, self._cols = rows, cols
         self._starts = np.concatenate([[0], np.cumsum(rois.lengths)[:-1]]).astype(np.intp)
         self._lengths = rois.lengths.astype(float)
+        lowest = np.maximum.reduceat(rows, self._starts)
+        dark = [name for name, row in zip(rois.names, lowest, strict=True) if row < gated_lines]
+        if dark:
+            raise ValueError(
+                f"ROI {dark[0]} lies wholly in the {gated_lines} lines that are gated while the LED is on, and "
+                f"{len(dark) - 1} more do; expected ROIs below them: leave these out of the ROI set"
+            )
         self._box = (int(rows.min()), int(rows.max()), int(cols.min()), int(cols.max()))
 
     def means(self, pixels: NDArray[Any], inverted: bool, shift_y_px: float, shift_x_px: float) -> NDArray[np.float64]:
@@ -54,7 +64,7 @@ class Extractor:
     def _whole(self, pixels: NDArray[Any], dy: int, dx: int) -> NDArray[np.float64]:
         height, width = self.shape
         top, bottom, left, right = self._box
-        if not (top + dy >= 0 and bottom + dy < height and left + dx >= 0 and right + dx < width):
+        if not (top + dy >= self.gated_lines and bottom + dy < height and left + dx >= 0 and right + dx < width):
             return self._at_border(pixels, dy, dx)
         if is_column_major(pixels):
             flat, (first, where), move = pixels.T.reshape(-1), self._column_major, dx * height + dy
@@ -65,12 +75,12 @@ class Extractor:
     def _at_border(self, pixels: NDArray[Any], dy: int, dx: int) -> NDArray[np.float64]:
         height, width = self.shape
         rows, cols = self._rows + dy, self._cols + dx
-        inside = ((rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)).astype(np.int64)
+        inside = ((rows >= self.gated_lines) & (rows < height) & (cols >= 0) & (cols < width)).astype(np.int64)
         n_inside = np.add.reduceat(inside, self._starts)
         gone = n_inside == 0
         self.outside += int(gone.sum())
         use = inside | np.repeat(gone, self.rois.lengths)
-        values = pixels[rows.clip(0, height - 1), cols.clip(0, width - 1)]
+        values = pixels[rows.clip(self.gated_lines, height - 1), cols.clip(0, width - 1)]
         return self._reduce(np.where(use, values, 0), np.where(gone, self._lengths, n_inside))
 
     def _reduce(self, values: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.float64]:

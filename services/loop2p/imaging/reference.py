@@ -131,7 +131,7 @@ def rate(
 ) -> Reference:
     """Learn from frames that are not in the reference what quality to expect. Raises ReferenceRefused."""
     template = registrar.template(image)
-    wrong = [registrar.template(w) for w in _wrong(image)]
+    wrong = [registrar.template(w) for w in wrong_images(image, registrar.gated_lines)]
     expected = float(np.quantile([template.match(f).quality for f in frames], 0.05))
     chance = max(t.match(f).quality for t in wrong for f in frames)
     if limit is not None:
@@ -145,9 +145,10 @@ def rate(
     return Reference(image, expected, math.sqrt(expected * chance) if chance > 0 else expected / 4)
 
 
-def _wrong(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Images with the same statistics and another content."""
-    return [image[::-1], image[:, ::-1], image[::-1, ::-1]]
+def wrong_images(image: NDArray[np.float32], gated_lines: int = 0) -> list[NDArray[np.float32]]:
+    """Images with the same statistics and another content; gated lines stay where they are."""
+    dark, lit = image[:gated_lines], image[gated_lines:]
+    return [np.concatenate([dark, wrong]) for wrong in (lit[::-1], lit[:, ::-1], lit[::-1, ::-1])]
 
 
 class LineCheck:
@@ -205,51 +206,6 @@ class LineCheck:
         best = int(np.where(multiples, -1, fit).argmax())
         chance = 8 * math.sqrt(LINES / (self._n * max(1, self._frames)))
         return int(lengths[best]) if fit[best] > max(BETTER * here, chance) else None
-
-
-class Day1(Struct, frozen=True):
-    """Where today's field lies against that of day 1, on which the ROIs were drawn."""
-
-    offset_y_px: float
-    offset_x_px: float
-    match: float
-    """Correlation of the two references at that offset, 0 to 1."""
-
-
-def compare_with_day1(image: NDArray[np.float32], plane: int, day1: dict[int, NDArray[np.float32]]) -> Day1:
-    """Find today's reference on that of day 1, within +-64 px. Raises ReferenceRefused if it is not there."""
-    first = day1[plane]
-    if first.shape != image.shape:
-        raise ReferenceRefused(f"reference: {image.shape} px, expected {first.shape} as on day 1")
-    registrar = Registrar(image.shape, area=image.shape, grid=(1, 1), lag_px=64)
-    spectra = registrar.spectra(image).copy()
-
-    def quality(other: NDArray[np.float32]) -> float:
-        return registrar.template(other).match(spectra).quality
-
-    template = registrar.template(first)
-    match = template.match(spectra)
-    chance = max(quality(other) for other in _wrong(first))
-    rivals = {f"the day-1 reference of plane {p}": quality(other) for p, other in day1.items() if p != plane}
-    if image.shape[0] == image.shape[1]:
-        rivals["its own day-1 reference with rows and columns exchanged (pixel order)"] = quality(first.T)
-    for name, value in rivals.items():
-        if value > DISTINCT * max(match.quality, chance):
-            raise ReferenceRefused(
-                f"reference of plane {plane}: matches {name} with quality {value:.2f}, its own with "
-                f"{match.quality:.2f}, expected the reverse; check the planes and the sender"
-            )
-    if not match.quality > DISTINCT * chance:
-        raise ReferenceRefused(
-            f"reference of plane {plane}: quality {match.quality:.2f} against day 1, {chance:.2f} against day 1 turned "
-            "upside down, expected a clear difference; find the field of view of day 1 again (within 64 px)"
-        )
-    # once more from nearby: an offset of many pixels is measured with less bias when little of it is left
-    dy, dx = round(match.shift_y_px), round(match.shift_x_px)
-    rest = template.match(registrar.spectra(np.roll(image, (-dy, -dx), (0, 1))))
-    if rest.quality < match.quality:
-        return Day1(match.shift_y_px, match.shift_x_px, match.quality)
-    return Day1(dy + rest.shift_y_px, dx + rest.shift_x_px, rest.quality)
 
 
 def overlap(shape: tuple[int, int], dy: int, dx: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

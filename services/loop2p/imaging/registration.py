@@ -78,7 +78,8 @@ class Registrar:
     """Frames and references of one size -> spectra and templates, which are then matched.
 
     `shape`: (height, width) of the images. An area is smaller than `area` where the image is, and then of a size that
-    is fast to transform. Raises ValueError if the image is too small.
+    is fast to transform. The first `gated_lines` of every frame are dark and left out: the areas lie around the middle
+    of the rest. Raises ValueError if the image is too small.
     """
 
     def __init__(
@@ -87,17 +88,19 @@ class Registrar:
         area: tuple[int, int] = AREA_PX,
         grid: tuple[int, int] = GRID,
         lag_px: int = LAG_PX,
+        gated_lines: int = 0,
     ) -> None:
-        self.shape = shape
-        rows, cols = (min(a // BIN * BIN, _fast_below(0.9 * n / g)) for a, n, g in zip(area, shape, grid, strict=True))
+        self.shape, self.gated_lines = shape, gated_lines
+        lit = (shape[0] - gated_lines, shape[1])
+        rows, cols = (min(a // BIN * BIN, _fast_below(0.9 * n / g)) for a, n, g in zip(area, lit, grid, strict=True))
         if min(rows, cols) < 16:
             raise ValueError(
-                f"an image of {shape[0]} x {shape[1]} px gives areas of {rows} x {cols} px, expected at least 16 x 16; "
+                f"an image of {lit[0]} x {lit[1]} px gives areas of {rows} x {cols} px, expected at least 16 x 16; "
                 "set registration = false"
             )
         self.area_px = (rows, cols)
         self.lag_px = (min(lag_px, rows // 4), min(lag_px, cols // 4))
-        y0, x0 = (shape[0] - grid[0] * rows) // 2, (shape[1] - grid[1] * cols) // 2
+        y0, x0 = gated_lines + (lit[0] - grid[0] * rows) // 2, (lit[1] - grid[1] * cols) // 2
         self.slices = [
             (slice(y, y + rows), slice(x, x + cols))
             for y in range(y0, y0 + grid[0] * rows, rows)
@@ -140,18 +143,27 @@ class Template:
 
     def match(self, spectra: Spectra) -> Match:
         """Where the frame lies. Quality 0 where nothing can be said: no structure, not finite, moved out of range."""
-        scale = self._norm * spectra.energy**0.5
-        if not (np.isfinite(scale) and scale > 0):
-            return NO_MATCH
-        transform, conjugate = self._column_major if spectra.transposed else self._row_major
-        together, shifts = transform.peaks(spectra.values, conjugate)
+        likeness, shifts = self._compare(spectra)
         if not shifts:
             return NO_MATCH
         if spectra.transposed:
             shifts = [(y, x) for x, y in shifts]
         areas = tuple((y - y0, x - x0) for (y, x), (y0, x0) in zip(shifts, self._zero, strict=True))
         y, x = (sum(axis) / len(areas) for axis in zip(*areas, strict=True))
-        return Match(y, x, min(1.0, max(0.0, together / scale * self._scale)), areas)
+        return Match(y, x, min(1.0, max(0.0, likeness)), areas)
+
+    def likeness(self, spectra: Spectra) -> float:
+        """As the quality of `match`, but not cut off at 1: tells which of several images matches best."""
+        return self._compare(spectra)[0]
+
+    def _compare(self, spectra: Spectra) -> tuple[float, list[tuple[float, float]]]:
+        """Correlation at the best common shift, and each area's shift; 0 and none where nothing can be said."""
+        scale = self._norm * spectra.energy**0.5
+        if not (np.isfinite(scale) and scale > 0):
+            return 0.0, []
+        transform, conjugate = self._column_major if spectra.transposed else self._row_major
+        together, shifts = transform.peaks(spectra.values, conjugate)
+        return together / scale * self._scale, shifts
 
 
 class _Transform:

@@ -1,0 +1,94 @@
+"""Later days: the field of view is found again, turned and shifted, and the ROIs with it; another field is refused."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from loop2p.imaging.bench import discs
+from loop2p.imaging.core import MATCH_LIMIT, ImagingSettings
+from loop2p.imaging.day1 import compare_with_day1, placed, turned
+from loop2p.imaging.extraction import Extractor
+from loop2p.imaging.reference import ReferenceRefused
+from loop2p.simulation.optics import MicroscopeModel
+from loop2p.simulation.scene import Scene
+
+SHAPE = (256, 384)
+
+
+def reference(scene_seed: int, seed: int, plane: int = 0, n: int = 40) -> np.ndarray:
+    """Mean of noisy frames with the activity of the day."""
+    scene = Scene(scene_seed, *SHAPE, n_cells=20, n_rois=8)
+    model, rng = MicroscopeModel(scene, seed), np.random.default_rng(seed)
+    frames = [model.frame(plane, (1 + rng.exponential(0.2, 20)).astype(np.float32)) for _ in range(n)]
+    return np.mean(frames, axis=0).astype(np.float32)
+
+
+def another_day(image: np.ndarray, rotation_deg: float, offset: tuple[float, float]) -> np.ndarray:
+    """The image turned counter-clockwise (as it is looked at) around its middle, after it was moved down and right.
+
+    An independent way to do it: scipy's own rotation of an image that lies with row 0 on top.
+    """
+    moved = ndimage.shift(image, offset, order=3, mode="reflect")
+    return ndimage.rotate(moved, rotation_deg, reshape=False, order=3, mode="reflect").astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def first() -> np.ndarray:
+    return reference(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rotation_deg", "offset"), [(0.0, (0.0, 0.0)), (0.0, (12.3, -7.6)), (1.3, (5.4, -8.2)), (-2.4, (-15.0, 9.0))]
+)
+def test_the_field_is_found_turned_and_shifted(first, rotation_deg, offset):
+    found = compare_with_day1(another_day(reference(1, 2), rotation_deg, offset), 0, {0: first}, MATCH_LIMIT)
+    assert found.rotation_deg == pytest.approx(rotation_deg, abs=0.1)
+    assert (found.offset_y_px, found.offset_x_px) == pytest.approx(offset, abs=0.5)
+    assert found.match > 0.8
+
+
+def test_turning_back_undoes_the_turn(first):
+    again = turned(another_day(first, 2.0, (0, 0)), 2.0)
+    inner = np.s_[40:-40, 40:-40]
+    assert np.corrcoef(again[inner].ravel(), first[inner].ravel())[0, 1] > 0.98
+    other = turned(another_day(first, 2.0, (0, 0)), -2.0)
+    assert np.corrcoef(other[inner].ravel(), first[inner].ravel())[0, 1] < 0.7
+
+
+def test_rois_are_carried_over_with_the_light_they_cover(first):
+    """What an ROI saw on day 1 it sees today; where it lay on day 1 there is something else now."""
+    rois = discs(np.random.default_rng(4), 8, (SHAPE[0] - 80, SHAPE[1] - 80)).moved(40, 40, SHAPE)
+    today = another_day(first, -2.4, (9.0, 6.0))
+    found = compare_with_day1(today, 0, {0: first}, MATCH_LIMIT)
+    here, rest = placed(rois, found, SHAPE)
+    assert rest == (0.0, 0.0)
+    assert here.names == rois.names
+    was = Extractor(rois, SHAPE).means(first, False, 0, 0)
+    carried = Extractor(here, SHAPE).means(today, False, 0, 0)
+    left = Extractor(rois, SHAPE).means(today, False, 0, 0)
+    assert np.abs(carried / was - 1).max() < 0.08
+    assert np.abs(left / was - 1).max() > 0.15
+    assert np.all(np.abs(here.lengths / rois.lengths - 1) < 0.1)
+
+
+def test_gated_lines_are_left_out_of_the_comparison(first):
+    gated = 56
+    today = another_day(reference(1, 2), 1.5, (4.0, -3.0))
+    today[:gated] = 0
+    found = compare_with_day1(today, 0, {0: first}, MATCH_LIMIT, gated)
+    rois = discs(np.random.default_rng(4), 6, (SHAPE[0] - 140, SHAPE[1] - 80)).moved(90, 40, SHAPE)
+    here, _ = placed(rois, found, SHAPE, gated)
+    was, carried = (
+        Extractor(r, SHAPE).means(image, False, 0, 0) for r, image in ((rois, first), (here, today))
+    )
+    assert np.corrcoef(was, carried)[0, 1] > 0.9
+    assert found.rotation_deg == pytest.approx(1.5, abs=0.15)
+
+
+def test_another_field_and_another_depth_are_refused(first):
+    with pytest.raises(ReferenceRefused, match="find the field of view of day 1 again"):
+        compare_with_day1(reference(2, 2), 0, {0: first}, MATCH_LIMIT)
+    with pytest.raises(ReferenceRefused, match=r"matches day 1 with 0\.\d+, expected 0\.4 or more \(match_limit\)"):
+        compare_with_day1(reference(1, 2, plane=1), 0, {0: first}, MATCH_LIMIT)
+    assert compare_with_day1(reference(1, 2, plane=1), 0, {0: first}, 0.1).match < MATCH_LIMIT
+    assert ImagingSettings().match_limit == MATCH_LIMIT
