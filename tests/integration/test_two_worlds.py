@@ -11,9 +11,7 @@ from loop2p.imaging.core import ImagingCore, ImagingSettings
 from loop2p.imaging.rois import RoiFile, read_rois
 from loop2p.protocol import (
     Calibration,
-    Done,
     Envelope,
-    Message,
     Microscope,
     Output,
     Phase,
@@ -21,12 +19,10 @@ from loop2p.protocol import (
     RewardCommand,
     RigFile,
     Show,
-    Traces,
     Trial,
 )
 from loop2p.recording.journal import read_journal
 from loop2p.simulation.inprocess import Frames, InProcessRig
-from loop2p.simulation.microscope import DRAW_NS
 from loop2p.simulation.mouse import LearningMouse
 from loop2p.simulation.optics import Scan
 from loop2p.simulation.responsive_mouse import ResponsiveMouse
@@ -36,9 +32,7 @@ SEED = 4
 SPEED = 1.25
 """Of the scan, against the rig's own: the mouse's four frames are 103 ms, which a loaded machine can keep."""
 ATTEMPTS = 3
-"""A live run in which something came late or was lost says nothing about this: another is made."""
-MOUTH_NS = round(1e9 / (SPEED * RATE_HZ)) - DRAW_NS
-"""A valve that opens later than this after its frame came in feeds the mouse a frame late, and the mouse can't know."""
+"""A live run in which something came late says nothing about this: another is made."""
 TASK = """
 [selection]
 rois = [0, 1, 2, 3, 4, 5, 6, 7]
@@ -85,31 +79,16 @@ def decided(envelopes: list[Envelope]) -> dict[str, list[tuple[object, ...]]]:
     return out
 
 
-def run_live(rig_file: RigFile, folder: Path) -> tuple[list[Envelope], list[str]]:
-    """A session of real processes: its journal, and why it can't be compared (nothing, if all came in time)."""
+def run_live(rig_file: RigFile, folder: Path) -> tuple[list[Envelope], int]:
+    """A session of real processes: its journal, and how many pictures or drops came too late for the mouse."""
     with running(rig_file, folder) as rig:
         answer = rig.start(TASK)
         assert answer.accepted, answer.reason
         rig.wait_for(Phase, phase="ended")
-    said = re.search(r"(\d+ pictures or drops too late)", rig.launcher.last_words("microscope", 20))
+    said = re.search(r"(\d+) pictures or drops too late", rig.launcher.last_words("microscope", 20))
     assert said, "the stand-in microscope did not report"
-    journal = [e for e in read_journal(rig.run_folder) if isinstance(e.message, (*KINDS, RequestLog, Traces, Done))]
-    found = [said.group(1), missing(journal, Traces, 1), missing(journal, Output, 2), slow_drops(journal)]
-    return journal, [reason for reason in found if not reason.startswith("0 ")]
-
-
-def missing(journal: list[Envelope], kind: type[Message], stride: int) -> str:
-    """How many of these messages, one every `stride` frames, are not on record."""
-    frames = [e.header.cause.frame for e in journal if isinstance(e.message, kind) and e.header.cause]
-    assert frames, f"no {kind.__name__} on record"
-    return f"{(frames[-1] - frames[0]) // stride + 1 - len(frames)} {kind.__name__} missing"
-
-
-def slow_drops(journal: list[Envelope]) -> str:
-    """How many drops the mouse took for those of a later frame."""
-    since = {e.message.id: e.header.cause for e in journal if isinstance(e.message, RewardCommand) and e.header.cause}
-    done = [m for e in journal if isinstance(m := e.message, Done) and m.id in since]
-    return f"{sum(m.open_ns - since[m.id].arrival_ns > MOUTH_NS for m in done)} drops fell a frame late"
+    journal = [e for e in read_journal(rig.run_folder) if isinstance(e.message, (*KINDS, RequestLog))]
+    return journal, int(said.group(1))
 
 
 @pytest.mark.parametrize("kind", ["learning", pytest.param("responsive", marks=pytest.mark.long)])
@@ -121,10 +100,10 @@ def test_live_and_in_process_decide_alike_frame_for_frame(
     for attempt in range(ATTEMPTS):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        live, useless = run_live(whole_rig(folder, free_ports(28), microscope=standin), folder)
-        if not useless:
+        live, late = run_live(whole_rig(folder, free_ports(28), microscope=standin), folder)
+        if not late:
             break
-    assert not useless, f"{', '.join(useless)} in the last of {ATTEMPTS} runs: is this machine too busy?"
+    assert not late, f"{late} pictures or drops came late in the last of {ATTEMPTS} runs: is this machine too busy?"
 
     begin = next(e.message for e in live if isinstance(e.message, RequestLog) and e.message.kind == "begin")
     first = next(e.header.cause.frame for e in live if isinstance(e.message, Output) and e.header.cause)
