@@ -617,6 +617,8 @@ def test_mistakes_in_the_options_are_named(imaging: Imaging, tmp_path: Path) -> 
         ('wires = "5591"', "standins.microscope.options.wires"),
         ("dtype = 'u4'", "standins.microscope.options.dtype"),
         ("faults = {cut = 3}", "unknown key"),
+        ('mouse = "loop2p.simulation.mouse:Rat"', "standins: mouse.*Rat"),
+        ("mouse_options = {wings = 2}", "ResponsiveMouse can't be made: .*wings"),
     ):
         with pytest.raises(FileError, match=message):
             from_rig(rig_text(imaging.port, options), tmp_path)

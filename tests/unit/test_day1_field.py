@@ -47,6 +47,25 @@ def test_the_field_is_found_turned_and_shifted(first, rotation_deg, offset):
     assert found.match > 0.8
 
 
+@pytest.mark.parametrize("rotation_deg", [3.4, -4.5, 6.0])
+def test_a_field_turned_further_than_the_search_reaches_is_refused(first, rotation_deg):
+    """Its match alone may be above the limit, with ROIs that lie many pixels beside their cells."""
+    today = another_day(reference(1, 2), rotation_deg, (5.0, 5.0))
+    with pytest.raises(ReferenceRefused, match=r"turned by [+-]3\.\d degrees or more .* expected 3 at most"):
+        compare_with_day1(today, 0, {0: first}, limit=0.0)
+
+
+def test_a_small_other_field_is_refused_though_it_correlates_at_some_shift(first):
+    """Pieces of 64 px hold a few cells each: registration alone finds a good place for one upon another."""
+    pieces = [first[y : y + 64, x : x + 64] for y in range(0, 193, 64) for x in range(0, 321, 64)]
+    again = reference(1, 2)
+    for k, piece in enumerate(pieces):
+        for other in (pieces[k - 1], pieces[k - 7]):
+            with pytest.raises(ReferenceRefused):
+                compare_with_day1(other, 0, {0: piece}, MATCH_LIMIT)
+    assert compare_with_day1(again[64:128, 64:128], 0, {0: first[64:128, 64:128]}, MATCH_LIMIT).match > 0.8
+
+
 def test_turning_back_undoes_the_turn(first):
     again = turned(another_day(first, 2.0, (0, 0)), 2.0)
     inner = np.s_[40:-40, 40:-40]
@@ -90,5 +109,5 @@ def test_another_field_and_another_depth_are_refused(first):
         compare_with_day1(reference(2, 2), 0, {0: first}, MATCH_LIMIT)
     with pytest.raises(ReferenceRefused, match=r"matches day 1 with 0\.\d+, expected 0\.4 or more \(match_limit\)"):
         compare_with_day1(reference(1, 2, plane=1), 0, {0: first}, MATCH_LIMIT)
-    assert compare_with_day1(reference(1, 2, plane=1), 0, {0: first}, 0.1).match < MATCH_LIMIT
+    assert compare_with_day1(reference(1, 2, plane=1), 0, {0: first}, 0.0).match < MATCH_LIMIT
     assert ImagingSettings().match_limit == MATCH_LIMIT

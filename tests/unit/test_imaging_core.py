@@ -4,6 +4,7 @@ import h5py
 import msgpack
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from loop2p.decoding.handover import read_snapshot
 from loop2p.imaging import (
@@ -17,6 +18,7 @@ from loop2p.imaging import (
     save_references,
 )
 from loop2p.imaging.bench import discs, simulated_field
+from loop2p.imaging.rois import RoiSet
 from loop2p.protocol import Alarm, Microscope, Preview, Raw, Rois, Traces, from_f32, from_i32
 
 SHAPE = (200, 260)
@@ -44,7 +46,8 @@ class Microscopist:
         self.fields, self.planes, self.light, self.order, self.inverted = fields, planes, light, order, inverted
         shape = seen(fields[0]).shape
         self.microscope = Microscope(*shape, planes, 15.46 * planes)
-        self.rois = {k: discs(np.random.default_rng(k), 5, shape) for k in range(planes)} if rois else {}
+        made = {k: discs(np.random.default_rng(k), 5, shape) for k in range(planes)} if rois else {}
+        self.rois = rois if isinstance(rois, dict) else made
         preview_hz = settings.pop("preview_hz", 0)
         defaults = ImagingSettings(reference_frames=N_REFERENCE, preview_hz=preview_hz)
         self.core = ImagingCore(
@@ -493,6 +496,31 @@ def test_rois_follow_the_field_of_day_1(fields):
     image = np.round(20 * seen(fields[0])).astype(np.uint16)
     today = np.round(20 * seen(m.fields[0])).astype(np.uint16)
     np.testing.assert_allclose(from_f32(m.show(today).f), from_f32(plain.show(image).f), rtol=1e-6)
+
+
+def test_a_session_on_a_turned_field_sees_what_day_1_saw(fields):
+    """Through the whole core: reference, rotation, ROIs carried over, frames that move on top of it."""
+    turned = ndimage.rotate(fields[0], 1.5, reshape=False, order=3, mode="reflect")
+    inner = discs(np.random.default_rng(0), 5, (SHAPE[0] - 40, SHAPE[1] - 40)).moved(20, 20, SHAPE)
+    m = Microscopist([turned], light=20, day1={0: seen(fields[0]).astype(np.float32)}, rois={0: inner}).build()
+    plain = Microscopist(fields, light=20, rois={0: inner}).build()
+    was = from_f32(plain.show(np.round(20 * seen(fields[0])).astype(np.uint16)).f)
+    for shift in ((0, 0), (3, -2)):
+        now = m.show(np.round(20 * seen(turned, *shift)).astype(np.uint16))
+        assert now.valid
+        np.testing.assert_allclose(from_f32(now.f), was, rtol=0.08)
+    gauges = m.core.gauges()
+    assert gauges["rotation_deg_plane0"] == pytest.approx(1.5, abs=0.15)
+    assert gauges["match_to_day1_plane0"] > 0.8
+    assert 0.9 < gauges["roi_kept_plane0"] < 1.1
+
+
+def test_the_share_of_a_roi_that_the_border_cuts_is_told(fields):
+    rows, cols = np.arange(160, 200, dtype=np.int32), np.full(40, 90, np.int32)
+    strip = RoiSet(["strip"], np.array([40], np.int32), rows, cols)
+    day1 = {0: seen(fields[0], -20, 0).astype(np.float32)}
+    m = Microscopist(fields, light=20, day1=day1, rois={0: strip}).build()
+    assert m.core.gauges()["roi_kept_plane0"] == 0.5
 
 
 def test_another_field_than_on_day_1_is_refused(fields):

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from msgspec import structs
 from synthetic_session import make_session, write_journal
 from typer.testing import CliRunner
 
 from loop2p.cli import day1
-from loop2p.protocol import parse_toml
+from loop2p.protocol import Envelope, Output, Phase, parse_toml
 from loop2p.task import Candidate, candidates, rank_by_event_rate, ranked, split, with_selection
 from loop2p.task.experiment import Experiment
 from loop2p.task.selection import SelectionParams
@@ -116,5 +117,40 @@ def test_the_commands_rank_a_recorded_baseline_and_print_day_ones_task_file(tmp_
     experiment = parse_toml(drawn.stdout, Experiment, "printed")
     assert (experiment.selection.rois, experiment.selection.seed) == (tuple(sorted(rois)[:4]), 3)
     assert "4 ROIs; the paper has 8 or 10" in drawn.stderr
-    unknown = CliRunner().invoke(app, [*asked[:4], "0,99", *asked[5:]])
-    assert unknown.exit_code == 2
+    for wrong, words in (("0,99", "ROI 99 is not in"), ("0;1", "expected their numbers"), ("0,1,2", "even number")):
+        refused = CliRunner().invoke(app, [*asked[:4], wrong, *asked[5:]])
+        assert refused.exit_code == 2
+        assert words in refused.stderr
+        assert refused.stdout == ""
+
+
+def without_dff(envelope: Envelope) -> Envelope:
+    if not isinstance(envelope.message, Output):
+        return envelope
+    message = structs.replace(envelope.message, dff=b"")
+    return Envelope(envelope.topic, envelope.header, None, envelope.buffers, message)
+
+
+def test_raw_fluorescence_is_ranked_where_the_decoder_recorded_no_dff(tmp_path: Path):
+    made = make_session().envelopes
+    bare = [(ns, without_dff(e)) for ns, e in made]
+    app = typer.Typer()
+    day1.register(app)
+    found = {}
+    for name, envelopes in (("dff", made), ("raw", bare)):
+        folder = write_journal(tmp_path / name, envelopes)
+        result = CliRunner().invoke(app, ["candidates", str(folder), "--json"])
+        assert result.exit_code == 0, result.output
+        assert ("no dF/F was recorded" in result.stderr) == (name == "raw")
+        found[name] = {row["roi"]: row for row in json.loads(result.stdout)}
+    assert found["raw"].keys() == found["dff"].keys()
+    assert any(row["rate_hz"] > 0 for row in found["raw"].values())
+
+
+def test_a_run_without_a_passive_block_has_no_candidates(tmp_path: Path):
+    loop = [(ns, e) for ns, e in make_session().envelopes if not isinstance(e.message, Phase)]
+    app = typer.Typer()
+    day1.register(app)
+    refused = CliRunner().invoke(app, ["candidates", str(write_journal(tmp_path / "run", loop)), "--json"])
+    assert refused.exit_code == 2
+    assert "0 valid frames in passive blocks" in refused.stderr

@@ -47,6 +47,8 @@ def draw(
 
     known = {c.roi for c in _candidates(folder_of(run))}
     try:
+        if not all(word.strip().isdecimal() for word in rois.split(",")):
+            raise ValueError(f"--rois {rois!r}, expected their numbers with commas between, such as 3,5,8,13")
         chosen = [int(word) for word in rois.split(",")]
         unknown = sorted(set(chosen) - known)
         if unknown:
@@ -64,23 +66,36 @@ def draw(
 
 
 def _candidates(folder: Path) -> list[Any]:
-    """The ROIs of a run's calibrating baseline. Leaves with the reason where it has none."""
+    """The ROIs of a run's passive blocks, all together. Leaves with the reason where there are none.
+
+    By dF/F; by raw fluorescence, and saying so, where the decoder recorded none: the numbers are in units of noise, so
+    that only the drift differs, which then holds what F0 would have followed.
+    """
     import numpy as np
 
-    from loop2p.protocol import Output, Phase, from_f32
+    from loop2p.protocol import PROXIMAL, Envelope, Output, Phase, Traces, from_f32
     from loop2p.recording.run import Run
     from loop2p.task.selection import candidates as look
 
     run = Run(folder)
     phases = run.of(Phase)
-    ends = [*(m.t_s for m in phases[1:]), np.inf]
-    spans = [(m.t_s, end) for m, end in zip(phases, ends, strict=True) if m.phase == "baseline"]
-    rows = [
-        (record.header.cause.time_s, from_f32(m.dff))
-        for record, m in run.with_headers(Output)
-        if m.valid and m.dff and record.header.cause and any(a <= record.header.cause.time_s < b for a, b in spans)
-    ]
+    times_s = [*(m.t_s for m in phases), np.inf]
+    spans = [(m.t_s, end) for m, end in zip(phases, times_s[1:], strict=True) if m.phase == "baseline"]
+
+    def time_s(record: Envelope) -> float:
+        """Frame time within a passive block, else not a number."""
+        t_s = record.header.cause.time_s if record.header.cause else np.nan
+        return t_s if any(begin <= t_s < end for begin, end in spans) else np.nan
+
+    rows = [(time_s(record), m.dff) for record, m in run.with_headers(Output) if m.valid and m.dff]
+    raw = not rows
+    if raw:
+        traces = run.with_headers(Traces)
+        rows = [(time_s(record), m.f) for record, m in traces if m.valid and m.plane == PROXIMAL]
+    rows = [(t_s, values) for t_s, values in rows if np.isfinite(t_s)]
     if len(rows) < 2:
-        fail(f"{folder}: no dF/F in a baseline, expected a run with one and a decoder that records dF/F")
-    period_s = float(np.median(np.diff([time_s for time_s, _ in rows])))
-    return look(np.array([dff for _, dff in rows]), 1 / period_s)
+        fail(f"{folder}: {len(rows)} valid frames in passive blocks, expected a run with a baseline")
+    if raw:
+        err.print("note: no dF/F was recorded; this is raw fluorescence, its drift not corrected by F0", soft_wrap=True)
+    period_s = float(np.median(np.diff([t_s for t_s, _ in rows])))
+    return look(np.array([from_f32(values) for _, values in rows]), 1 / period_s)

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from loop2p.imaging.day1 import compare_with_day1, placed
+from loop2p.imaging.day1 import Day1, compare_with_day1, placed
 from loop2p.imaging.extraction import Extractor, Method
 from loop2p.imaging.frame import Frame
 from loop2p.imaging.reference import (
@@ -27,9 +27,9 @@ from loop2p.protocol import PROXIMAL, Alarm, Cause, Message, Microscope, Preview
 SNAPSHOT_S = 30.0
 """The window of F0 (docs/experiment.md 2.3), which a decoding successor needs."""
 MATCH_LIMIT = 0.4
-"""Of today's reference against day 1's. Measured on a simulated field of 512 x 796 px, means of 60 frames: the same
-field with other activity and noise, turned by up to 2.9 degrees and moved by up to 30 px, 0.998; its other plane 0.31;
-another field 0.08. What a real field keeps from day to day was not measured: set it by the first days of your own."""
+"""Of today's reference against day 1's: between 0.56, the lowest that was measured for the same field, and 0.27, the
+highest for another (`day1.SURROUND_PX`). What a real field keeps from one day to the next was not measured: set it by
+the first days of your own."""
 UNREGISTERED = Match(0.0, 0.0, 1.0)
 
 
@@ -74,7 +74,8 @@ class _Plane(Struct):
     """What whole pixels leave of the offset to day 1; added to every shift."""
     placed: RoiSet | None = None
     """On today's reference."""
-    match_to_day1: float | None = None
+    on_day1: Day1 | None = None
+    """Where today's reference lies on day 1's."""
     refused: str = ""
     """Why the last reference was refused."""
     form: str = ""
@@ -321,7 +322,7 @@ class ImagingCore:
                     plane.extractor = self._extractor(plane.placed)
                 except ValueError as error:
                     raise ReferenceRefused(f"reference of plane {k}: {error}; find the field of day 1 again") from None
-            plane.match_to_day1 = day1.match
+            plane.on_day1 = day1
         plane.reference, plane.builder = reference, None
         plane.template = self.registrar.template(reference.image) if self.registrar else None
         low, high = np.nanpercentile(reference.image, (1, 99.7))
@@ -363,7 +364,7 @@ class ImagingCore:
 
     def rois_message(self) -> Rois:
         """The ROI sets where they lie on today's references, and those references once all are there."""
-        matches = [plane.match_to_day1 for plane in self.planes if plane.match_to_day1 is not None]
+        matches = [plane.on_day1.match for plane in self.planes if plane.on_day1]
         references = self.references
         return Rois(
             set_id=self.set_id,
@@ -449,6 +450,13 @@ class ImagingCore:
             found[f"shift_x_px_plane{k}"] = plane.last.shift_x_px
             found[f"quality_plane{k}"] = plane.last.quality
             found[f"quality_limit_plane{k}"] = plane.reference.limit if plane.reference else 0.0
+            if plane.on_day1:
+                found[f"match_to_day1_plane{k}"] = plane.on_day1.match
+                found[f"rotation_deg_plane{k}"] = plane.on_day1.rotation_deg
+                found[f"offset_y_px_plane{k}"] = plane.on_day1.offset_y_px
+                found[f"offset_x_px_plane{k}"] = plane.on_day1.offset_x_px
+                if plane.rois and plane.placed:  # of the ROI that the border cuts most
+                    found[f"roi_kept_plane{k}"] = float((plane.placed.lengths / plane.rois.lengths).min())
         return found
 
     def forget_recent(self) -> None:

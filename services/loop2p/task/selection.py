@@ -64,18 +64,21 @@ def candidates(dff: ArrayLike, plane_rate_hz: float, sd: float = EVENT_SD) -> li
     table = np.asarray(dff, dtype=np.float64)
     if table.ndim != 2 or len(table) < 2:
         raise ValueError(f"dff has shape {table.shape}, expected (n_frames, n_rois) with at least 2 frames")
-    median = np.median(table, axis=0)
-    spread = 1.4826 * np.median(np.abs(table - median), axis=0)
-    above = table > median + sd * spread
-    events = np.sum(above[1:] & ~above[:-1], axis=0)
-    usable = np.isfinite(table).all(axis=0) & (spread > 0)
+    n_frames, n_rois = table.shape
+    traces = np.ascontiguousarray(table.T)  # medians run along memory: twice as fast
+    median = np.median(traces, axis=1)
+    traces -= median[:, None]
+    spread = 1.4826 * np.median(np.abs(traces), axis=1)
+    above = traces > sd * spread[:, None]
+    events = np.sum(above[:, 1:] & ~above[:, :-1], axis=1)
+    usable = np.isfinite(traces).all(axis=1) & (spread > 0)
     scale = np.where(usable, spread, 1.0)
-    n_parts = min(len(table), max(4, round(len(table) / (60 * plane_rate_hz))))
-    slow = np.array([np.median(part, axis=0) for part in np.array_split(table, n_parts)])
-    rates = np.where(usable, events, 0) * plane_rate_hz / len(table)
-    snr = np.where(usable, (table.max(axis=0) - median) / scale, 0.0)
+    n_parts = min(n_frames, max(4, round(n_frames / (60 * plane_rate_hz))))
+    slow = np.array([np.median(part, axis=1) for part in np.array_split(traces, n_parts, axis=1)])
+    rates = np.where(usable, events, 0) * plane_rate_hz / n_frames
+    snr = np.where(usable, traces.max(axis=1) / scale, 0.0)
     drift = np.where(usable, slow.std(axis=0) / scale, np.inf)
-    return [Candidate(k, float(rates[k]), float(snr[k]), float(drift[k])) for k in range(table.shape[1])]
+    return [Candidate(k, float(rates[k]), float(snr[k]), float(drift[k])) for k in range(n_rois)]
 
 
 def ranked(found: Sequence[Candidate]) -> list[Candidate]:
