@@ -36,12 +36,14 @@ def session(mouse: int, day: int, hits: int = 40, misses: int = 40, rate_hz: np.
         "mouse": f"m{mouse}",
         "day": day,
         "role": ROLE,
+        "start_s": np.arange(len(outcome)) * LOOP_S / len(outcome) + BASELINE_S,
         "outcome": outcome,
         "hit_s": hit_s,
         "reward_s": hit_s + 1,
         "phases": [("baseline", "passive", 0.0, BASELINE_S), ("closed_loop", "", BASELINE_S, total_s)],
         "shown_s": np.zeros(0),
         "shown_deg": np.zeros(0),
+        "lick_s": np.zeros(0),
         "speed_cm_s": 3 + rng.standard_normal(500),
         "events": {0: PlaneEvents(times[order], np.repeat(np.arange(N), counts)[order], np.ones(counts.sum()))},
     }
@@ -122,6 +124,17 @@ def test_a_trend_of_running_is_seen():
     assert running_slope(mouse(1, slope=0.2)) == pytest.approx(0.2, abs=0.01)
     rows = {r.id: r for r in rows_of({"main": [s for k in range(6) for s in mouse(k, slope=0.2)]})}
     assert rows["A5"].met is False
+
+
+def test_one_mouse_is_no_test_over_mice_and_leaves_those_rows_open():
+    rows = {r.id: r for r in rows_of({"main": mouse(1), "led": mouse(2), "ndnf": mouse(3, learns=False)})}
+    assert [rows[name].met for name in ("A5", "A19")] == [None, None]
+    assert rows["A2"].met is True
+
+
+def test_a_mouse_without_its_first_day_is_named():
+    with pytest.raises(SessionError, match=r"1-2\.nwb: the first session of m1 is day 2, expected day 1"):
+        rows_of({"main": mouse(1)[1:]})
 
 
 def test_a_file_that_is_no_session_says_what_is_missing(tmp_path: Path):

@@ -71,7 +71,11 @@ def check(folder: Path) -> list[Row]:
 
 
 def rows_of(arms: Arms) -> list[Row]:
-    """A1-A5 and A19."""
+    """A1-A5 and A19. Raises SessionError for a mouse without day 1: everything is measured against it."""
+    for sessions in arms.values():
+        for mouse, days in by_mouse(sessions).items():
+            if days[0].day != 1:
+                raise SessionError(f"{days[0].path}: the first session of {mouse} is day {days[0].day}, expected day 1")
     rows = []
     for name, row in (("main", _a1), ("main", _a2), ("main", _a3), ("main", _a4), ("main", _a5), ("ndnf", _a19)):
         rows.append(row(arms) if name in arms else _unknown(row.__name__[1:].upper(), f"needs the arm {name}"))
@@ -85,15 +89,15 @@ def _unknown(name: str, needs: str) -> Row:
 def _a1(arms: Arms) -> Row:
     days = [s for name in ("main", "led") for s in days_of(arms.get(name, []), [1])]
     hit, per_min = _of(days, accuracy), _of(days, rewards_per_min)
-    extra = ""
+    extra = f", SD {hit.std(ddof=1):.3f}" if len(hit) > 1 else ""
     if "no-apical" in arms:
         twin = arms["no-apical"]
-        extra = f"; all days without apical role {_of(twin, accuracy).mean():.3f} (n = {len(twin)} sessions)"
+        extra += f"; all days without apical role {_of(twin, accuracy).mean():.3f} (n = {len(twin)} sessions)"
     return Row(
         "A1", "before learning a trial succeeds by chance", ".50", f"{hit.mean():.3f}, {per_min.mean():.2f}/min",
         "accuracy .45-.60, 1.2-1.9 rewards/min",
         bool(0.45 <= hit.mean() <= 0.60 and 1.2 <= per_min.mean() <= 1.9),
-        detail=f"day 1, SD {hit.std(ddof=1):.3f}, n = {len(days)} mice{extra}",
+        detail=f"day 1, n = {len(days)} mice{extra}",
     )  # fmt: skip
 
 
@@ -155,6 +159,8 @@ def _a5(arms: Arms) -> Row:
     mice = by_mouse(arms["main"]).values()
     if not all(days_of(days, range(10, 15)) and days[0].events for days in mice):
         return _unknown("A5", "needs events and days 10-14")
+    if len(mice) < 2:
+        return _unknown("A5", "needs two mice: a trend is tested over mice")
     slopes = np.array([sparsification_slope(days) for days in mice])
     trends = np.array([running_slope(days) for days in mice])
     p = float(stats.ttest_1samp(trends, 0).pvalue)
@@ -173,6 +179,8 @@ def _a19(arms: Arms) -> Row:
         return _unknown("A19", "needs late days of the arms ndnf and led")
     control = days_of(arms["led"], LATE)
     mice, led_mice = _late(arms["ndnf"], accuracy)[1], _late(arms["led"], accuracy)[1]
+    if min(len(mice), len(led_mice)) < 2:
+        return _unknown("A19", "needs two mice of each arm: it is tested over mice")
     each, led_each = _of(sessions, accuracy), _of(control, accuracy)
     chance, chance_each = stats.ttest_1samp(mice, CHANCE).pvalue, stats.ttest_1samp(each, CHANCE).pvalue
     group, group_mice = stats.ttest_ind(each, led_each).pvalue, stats.ttest_ind(mice, led_mice).pvalue

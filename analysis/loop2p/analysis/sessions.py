@@ -36,6 +36,8 @@ class SessionData(Struct, frozen=True):
     day: int
     role: NDArray[np.str_]
     """(n_rois,) of the proximal plane: plus, minus or other."""
+    start_s: NDArray[np.float64]
+    """(n_trials,) when the trial began, with its grey screen."""
     outcome: NDArray[np.str_]
     """(n_trials,) hit, miss, void or unfinished."""
     hit_s: NDArray[np.float64]
@@ -48,6 +50,8 @@ class SessionData(Struct, frozen=True):
     """(n_pictures,) when each picture came."""
     shown_deg: NDArray[np.float64]
     """(n_pictures,) angle of the grating; NaN for grey and black."""
+    lick_s: NDArray[np.float64]
+    """(n_licks,)"""
     speed_cm_s: NDArray[np.float64]
     """(n_readings,) of the treadmill."""
     events: dict[int, PlaneEvents]
@@ -74,6 +78,7 @@ def read_session(path: Path) -> SessionData:
         phases = _get(file, "intervals/phases", path)
         shown = file.get("stimulus/presentation/ShownAngle")
         trials = file.get("intervals/trials")
+        licks = file.get("events/licks")
         wheel = file.get("processing/behavior/WheelSpeed")
         names = [_strings(phases[key]) if key in phases else [""] * len(phases["id"]) for key in ("phase", "detail")]
         tables = {plane: name for plane, name in enumerate(EVENT_TABLES) if f"events/{name}" in file}
@@ -82,12 +87,14 @@ def read_session(path: Path) -> SessionData:
             mouse=_text(_get(file, "general/subject/subject_id", path)),
             day=int(day.group(1)),
             role=np.array(_strings(_get(rois, "role", path))),
+            start_s=trials["start_time"][:] if trials else np.zeros(0),
             outcome=np.array(_strings(trials["outcome"]) if trials else [], dtype=np.str_),
             hit_s=trials["hit_time"][:] if trials else np.zeros(0),
             reward_s=trials["reward_time"][:] if trials else np.zeros(0),
             phases=list(zip(*names, phases["start_time"][:].tolist(), phases["stop_time"][:].tolist(), strict=True)),
             shown_s=_times(shown) if shown else np.zeros(0),
             shown_deg=shown["data"][:] if shown else np.zeros(0),
+            lick_s=licks["timestamp"][:] if licks else np.zeros(0),
             speed_cm_s=wheel["data"][:] if wheel else np.zeros(0),
             events={plane: _events(file["events"][name]) for plane, name in tables.items()},
         )

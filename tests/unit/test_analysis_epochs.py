@@ -1,0 +1,87 @@
+"""Bins of closed loop by the sign of their rotation, on sessions drawn by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loop2p.analysis.epochs import error_epochs
+from loop2p.analysis.sessions import SessionData
+
+GREY = BLACK = None
+
+
+def session(trials, pictures) -> SessionData:
+    """trials: (start, outcome, hit time); pictures: (time, angle or None)."""
+    start_s, outcome, hit_s = (list(column) for column in zip(*trials, strict=True))
+    hit_s = np.array([np.nan if h is None else h for h in hit_s])
+    at, angle = (list(column) for column in zip(*pictures, strict=True))
+    none = np.zeros(0)
+    return SessionData(
+        path=Path("x.nwb"), mouse="m", day=1, role=np.array(["plus"]), start_s=np.array(start_s, float),
+        outcome=np.array(outcome), hit_s=hit_s, reward_s=hit_s + 1, phases=[("closed_loop", "", 0.0, 1000.0)],
+        shown_s=np.array(at, float), shown_deg=np.array([np.nan if a is None else a for a in angle], float),
+        lick_s=none, speed_cm_s=none, events={},
+    )  # fmt: skip
+
+
+def at(epochs, *times) -> list[int]:
+    return epochs.at(np.array(times, float)).tolist()
+
+
+HIT = session(
+    [(10.0, "hit", 16.5)],
+    [(0, 45), (10, GREY), (10.5, 60), (11, 75), (13, 45), (16.5, 90), (18.5, BLACK)],
+)
+"""In loop time: 60 at 0, 75 at 0.5, 45 at 2.5, target at 6."""
+
+
+def test_bins_begin_with_the_first_grating_and_end_at_the_target():
+    found = error_epochs(HIT)
+    assert (found.start_s.tolist(), found.stop_s.tolist()) == ([10.5], [16.5])
+    assert found.sign.tolist() == [1, -1, 1]
+    assert at(found, 10.5, 12.4, 12.6, 14.4, 14.6, 16.4) == [1, 1, -1, -1, 1, 1]
+
+
+def test_grey_freeze_black_and_passive_gratings_are_in_no_bin():
+    assert at(error_epochs(HIT), 5, 10.2, 16.6, 18.4, 19, 500) == [0] * 6
+
+
+def test_the_turn_onto_the_target_counts_and_the_freeze_does_not_though_its_flip_rounds_before_the_hit():
+    pictures = [(0, GREY), (0.5, 60), (2.3 - 1e-9, 90), (4.3, BLACK), (5.3, GREY), (5.8, 60), (9, BLACK)]
+    found = error_epochs(session([(0.0, "hit", 2.3), (5.3, "miss", None)], pictures))
+    assert found.stop_s.tolist() == pytest.approx([2.3, 9])
+    assert found.sign.tolist() == [1, 0]
+
+
+def test_a_miss_ends_with_the_blank():
+    found = error_epochs(session([(0.0, "miss", None)], [(0, GREY), (0.5, 60), (1, 30), (28.5, BLACK)]))
+    assert found.stop_s.tolist() == [28.5]
+    assert found.sign.tolist() == [-1] + [0] * 13
+    assert at(found, 28.4, 28.6, 30) == [0, 0, 0]
+
+
+def test_a_bin_reaches_over_trials_and_the_jump_between_them_is_no_rotation():
+    """1.5 s of a trial that falls by 15 and ends at 90, half a second of the next one, which begins at 0."""
+    two = session(
+        [(0.0, "miss", None), (5.0, "miss", None)],
+        [(0, GREY), (0.5, 90), (1, 75), (2, BLACK), (5, GREY), (5.5, 0), (5.9, 45), (9.5, BLACK)],
+    )
+    found = error_epochs(two)
+    assert found.sign.tolist() == [1, 0]  # -15 + 45; had the jump of -75 counted, -1
+    assert at(found, 0.6, 5.6, 5.95, 6.1, 9.4) == [1, 1, 1, 0, 0]
+    assert at(found, 3, 5.2) == [0, 0]
+
+
+def test_the_last_piece_that_fills_no_bin_is_left_out():
+    found = error_epochs(session([(0.0, "hit", 4.0)], [(0, GREY), (0.5, 30), (3, 45), (4, 90), (6, BLACK)]))
+    assert found.sign.tolist() == [0]
+    assert at(found, 3.5) == [0]
+
+
+def test_void_and_unfinished_trials_are_left_out():
+    pictures = [(0, GREY), (0.5, 30), (1, 45), (4.5, BLACK), (6, GREY), (6.5, 45), (7, 30), (10.5, BLACK)]
+    both = session([(0.0, "miss", None), (6.0, "void", None)], pictures)
+    assert error_epochs(both).sign.tolist() == [1, 0]
+    assert error_epochs(session([(0.0, "unfinished", None)], pictures[:3])).sign.tolist() == []
+    assert at(error_epochs(session([(0.0, "void", None)], pictures[:4])), 1, 2) == [0, 0]

@@ -1,0 +1,71 @@
+"""A recording, with events added to it, comes back as the arrays that went in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_session import Made, make_session, write_journal
+
+from loop2p.analysis.contrast import contrast
+from loop2p.analysis.epochs import error_epochs
+from loop2p.analysis.sessions import SessionError, read_session
+from loop2p.protocol import Lick, Trial
+from loop2p.recording.nwb import build, write_nwb
+from loop2p.recording.nwb_offline import add_detected_events
+from loop2p.recording.run import Run
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    return make_session(seconds=60)
+
+
+@pytest.fixture(scope="module")
+def folder(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with events.nwb, to which a detector has added its events, and bare.nwb, to which none has."""
+    folder = tmp_path_factory.mktemp("run")
+    run = Run(write_journal(folder, made.envelopes))
+    nwb = build(run)
+    rng = np.random.default_rng(0)
+    t_s = rng.uniform(20, 60, 400)
+    roi, size = rng.integers(0, 4, 400), rng.lognormal(-0.4, 0.4, 400)
+    add_detected_events(nwb, 0, t_s, roi, size)
+    add_detected_events(nwb, 1, t_s, roi, 0.2 + 0.7 * size + 0.2 * rng.standard_normal(400))
+    write_nwb(nwb, folder / "events.nwb")
+    write_nwb(build(run), folder / "bare.nwb")
+    return folder
+
+
+def test_trials_and_licks_are_those_of_the_session(made: Made, folder: Path):
+    session = read_session(folder / "events.nwb")
+    edges = [e.message for _, e in made.envelopes if isinstance(e.message, Trial)]
+    assert session.start_s.tolist() == [m.t_s for m in edges if m.edge == "start"]
+    hits = [m.t_s for m in edges if m.edge == "hit"]
+    assert session.hit_s[session.outcome == "hit"].tolist() == hits != []
+    licks = [e.message for _, e in made.envelopes if isinstance(e.message, Lick)]
+    assert len(session.lick_s) == len(licks) > 0
+    assert set(session.role.tolist()) == {"plus", "minus"}  # all of its ROIs are in a group
+
+
+def test_its_loop_lies_within_its_trials_and_ends_at_the_hits(folder: Path):
+    session = read_session(folder / "events.nwb")
+    epochs = error_epochs(session)
+    assert len(epochs.start_s) == np.isin(session.outcome, ["hit", "miss"]).sum() > 0
+    hits = session.outcome[np.isin(session.outcome, ["hit", "miss"])] == "hit"
+    assert np.abs(epochs.stop_s[hits] - session.hit_s[session.outcome == "hit"]).max() < 0.1
+    assert (epochs.stop_s > epochs.start_s).all()
+
+
+def test_its_events_meet_their_partners_in_the_other_plane(folder: Path):
+    session = read_session(folder / "events.nwb")
+    assert np.all(np.diff(session.events[0].t_s) >= 0)
+    found = contrast([session])
+    assert found.n_events[:4].sum() > 0
+    assert not found.n_events[4:].any()
+
+
+def test_a_recording_without_events_is_read_and_only_the_contrast_refuses_it(folder: Path):
+    bare = read_session(folder / "bare.nwb")
+    assert bare.events == {}
+    with pytest.raises(SessionError, match=r"bare\.nwb: no events/somatic_events, expected the events of both planes"):
+        contrast([bare])
