@@ -10,22 +10,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-
-TASK = """
-[baseline]
-duration_s = 40
-[calibration]
-window_s = 8
-[trial]
-loop_s = 8
-[closed_loop]
-duration_s = 60
-"""
+from short_day import SHORT_DAY
 
 
 def command(folder: Path, workers: int = 2, *more: str) -> list[str]:
     task = folder.parent / "short.toml"
-    task.write_text(TASK)
+    task.write_text(SHORT_DAY)
     asked = ["--mice", "2", "--days", "2", "--cells", "40", "--seed", "5", "--task", str(task)]
     program = [sys.executable, "-m", "loop2p.cli.main", "cohort", "--out", str(folder), "--workers", str(workers)]
     return [*program, *asked, *more]
@@ -50,7 +40,6 @@ def test_a_killed_cohort_goes_on_and_ends_like_one_that_never_stopped(
         assert first.poll() is None, first.stderr.read()  # type: ignore[union-attr]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
 
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()

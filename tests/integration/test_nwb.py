@@ -114,6 +114,22 @@ def test_rois_are_pixel_masks_on_the_reference_image(nwb, made):
     assert np.array_equal(image.data[:].ravel(), np.frombuffer(rois.buffers[0], "<f4"))
 
 
+def test_outlines_that_do_not_add_up_cost_these_outlines_and_nothing_else(tmp_path):
+    made = make_session(seconds=20)
+    for k, (at_ns, e) in enumerate(made.envelopes):
+        if isinstance(e.message, Rois):
+            proximal, distal = e.message.planes
+            broken = structs.replace(e.message, planes=[structs.replace(proximal, rows=proximal.rows[:-8]), distal])
+            made.envelopes[k] = at_ns, seal(broken, "imaging", e.header.instance, e.header.seq, e.header.sent_ns)
+    with pynwb.NWBHDF5IO(export_nwb(write_journal(tmp_path, made.envelopes)), "r") as file:
+        ophys = file.read().processing["ophys"]
+        tables = ophys["ImageSegmentation"]
+        assert tables["RoisProximal"].description.endswith("their outlines are not known.")
+        assert [len(tables["RoisProximal"]["pixel_mask"][k]) for k in range(10)] == [1] * 10
+        assert [len(tables["RoisDistal"]["pixel_mask"][k]) for k in range(10)] == [16] * 10
+        assert ophys["Fluorescence"]["RawFluorescenceProximal"].data.shape[1] == 10
+
+
 def test_decoder_and_motion(nwb, made):
     outputs = messages(made, Output)
     behavior, ophys = nwb.processing["behavior"], nwb.processing["ophys"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec import structs
+from played import edges, noise, of, phases
 from rigs import rig_text
 
 from loop2p.protocol import (
@@ -205,22 +206,6 @@ class Bench:
     def state(self, kind: type[Message]) -> Any:
         """The newest message of a kind."""
         return next(m for m in reversed(self.runs) if isinstance(m, kind))
-
-
-def of(kind: type, out: Iterable[Message]) -> list[Any]:
-    return [m for m in out if isinstance(m, kind)]
-
-
-def phases(out: Iterable[Message]) -> list[str]:
-    return [m.phase for m in of(Phase, out)]
-
-
-def edges(out: Iterable[Message]) -> list[tuple[int, str]]:
-    return [(m.trial, m.edge) for m in of(Trial, out)]
-
-
-def noise(n: int, seed: int = 1) -> list[float]:
-    return [float(v) for v in np.random.default_rng(seed).normal(0, 0.1, n)]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from short_day import SHORT_DAY
 
 from loop2p.protocol import FileError, parse_toml
 from loop2p.simulation.arms import ARMS, DRUGGED, LIT
@@ -20,20 +21,10 @@ from loop2p.simulation.cohort import (
 from loop2p.task.experiment import Experiment
 
 TASKS = Path(__file__).parents[2] / "deploy" / "tasks"
-SHORT = """
-[baseline]
-duration_s = 40
-[calibration]
-window_s = 8
-[trial]
-loop_s = 8
-[closed_loop]
-duration_s = 60
-"""
 
 
 def params(**more) -> CohortParams:
-    return CohortParams(**{"arm": "main", "mice": 1, "days": 2, "n_cells": 40, "seed": 5, "task": SHORT, **more})
+    return CohortParams(**{"arm": "main", "mice": 1, "days": 2, "n_cells": 40, "seed": 5, "task": SHORT_DAY, **more})
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -149,7 +140,7 @@ def test_a_yoked_mouse_sees_what_its_twin_saw(whole: Path, tmp_path: Path):
 
 
 def test_p_plus_and_p_minus_change_places_on_the_day_of_the_swap(tmp_path: Path):
-    folder = run(tmp_path, params(arm="swap", days=8, task=SHORT))
+    folder = run(tmp_path, params(arm="swap", days=8, task=SHORT_DAY))
     roles = {}
     for day in (7, 8):
         with h5py.File(folder / "mouse-00" / f"day-{day:02d}.nwb") as file:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from loop2p.analysis.sessions import SessionData
 
-EARLY, LATE = range(1, 9), range(9, 15)
+LATE = range(9, 15)
 """Days (Methods 2.6)."""
 RATE_LATE = range(10, 15)
 """Days whose event rates are compared with day 1 (ED4e)."""

@@ -40,7 +40,17 @@ from loop2p.protocol.messages import (
     Trial,
     Wheel,
 )  # fmt: skip
-from loop2p.protocol.rig import ROLES, Microscope, Rig, RigFile, ServiceSpec, StandIn, parse_rig, read_rig
+from loop2p.protocol.rig import (
+    ROLES,
+    Microscope,
+    Rig,
+    RigFile,
+    ServiceSpec,
+    StandIn,
+    parse_microscope,
+    parse_rig,
+    read_rig,
+)
 from loop2p.protocol.tomlfile import FileError, convert, parse_toml, read_toml
 from loop2p.protocol.wire import Envelope, Header, WireError, decode_body, open_parts, seal
 
@@ -50,6 +60,6 @@ __all__ = [
     "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase", "PhaseName", "PlaneRois",
     "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois", "Selection", "ServiceSpec",
     "Session", "Show", "Shown", "Stall", "StandIn", "TopicAudit", "Traces", "Trial", "Wheel", "WireError",
-    "control", "convert", "decode_body", "f32", "from_f32", "from_i32", "i32", "open_parts", "parse_rig", "parse_toml",
-    "read_rig", "read_toml", "seal",
+    "control", "convert", "decode_body", "f32", "from_f32", "from_i32", "i32", "open_parts", "parse_microscope",
+    "parse_rig", "parse_toml", "read_rig", "read_toml", "seal",
 ]  # fmt: skip

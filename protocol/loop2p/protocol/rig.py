@@ -136,6 +136,17 @@ def read_rig(path: Path | str) -> RigFile:
     return parse_rig(text, path)
 
 
+class _WithMicroscope(Struct):
+    """All of a rig file but its microscope is passed over."""
+
+    microscope: Microscope = Microscope()
+
+
+def parse_microscope(text: str, path: Path | str = "rig file") -> Microscope:
+    """The microscope that a recorded rig file describes; of another version's file, too. Raises FileError."""
+    return parse_toml(text, _WithMicroscope, str(path)).microscope
+
+
 def parse_rig(text: str, path: Path | str = "rig file") -> RigFile:
     """Check the text of a rig file. Raises FileError."""
     rig = parse_toml(text, Rig, str(path))

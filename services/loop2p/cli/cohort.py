@@ -46,8 +46,8 @@ def cohort(
         text = task.read_text(encoding="utf-8") if task else ""
         asked = {"arm": arm, "mice": mice, "days": days, "level": level, "seed": seed}
         params = convert({**asked, "n_cells": cells, "task": text}, CohortParams)
-        prepare(out_dir, params)
         see_space(out_dir, params.megabytes)
+        prepare(out_dir, params)
     except ImportError as error:
         fail(f"{error}; install loop2p[cohort]")
     except (FileError, ValueError, OSError) as error:
@@ -73,7 +73,8 @@ def cohort(
 def see_space(folder: Path, megabytes: float) -> None:
     """Raises OSError where the disk would not hold the cohort."""
     there_mb = sum(path.stat().st_size for path in folder.rglob("*.nwb")) / 1e6
-    free_gb = shutil.disk_usage(folder).free / 1e9
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free_gb = shutil.disk_usage(there).free / 1e9
     needed_gb = max(0.0, megabytes - there_mb) / 1e3 + SPARE_GB
     if free_gb < needed_gb:
         raise OSError(
@@ -88,7 +89,7 @@ def cluster_of(workers: int, scheduler: str) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set({"distributed.worker.daemon": True, "distributed.admin.tick.limit": "10m"}):
+    with dask.config.set({"distributed.admin.tick.limit": "10m"}):
         if scheduler:
             with Client(scheduler) as client:
                 yield client

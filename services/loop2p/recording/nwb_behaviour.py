@@ -57,24 +57,15 @@ def _add_trials(nwb: NWBFile, run: Run) -> None:
     trials = trial_table(run)
     if not trials:
         return
-    for column, description in (
-        ("trial", "number in the session, as task counts"),
-        ("outcome", "hit, miss, void or unfinished"),
-        ("hit_time", "frame time of the hit, NaN if none"),
-        ("reward_time", "when the valve opened, NaN if it did not"),
-        ("reason", "why a trial is void"),
-    ):
-        nwb.add_trial_column(column, description)
-    for row in trials:
-        nwb.add_trial(
-            start_time=row["start_s"],
-            stop_time=row["stop_s"],
-            trial=row["trial"],
-            outcome=row["outcome"],
-            hit_time=or_nan(row["hit_s"]),
-            reward_time=or_nan(row["reward_s"]),
-            reason=plain(row["reason"]),
-        )
+    columns = {
+        "trial": ("number in the session, as task counts", [row["trial"] for row in trials]),
+        "outcome": ("hit, miss, void or unfinished", [row["outcome"] for row in trials]),
+        "hit_time": ("frame time of the hit, NaN if none", [or_nan(row["hit_s"]) for row in trials]),
+        "reward_time": ("when the valve opened, NaN if it did not", [or_nan(row["reward_s"]) for row in trials]),
+        "reason": ("why a trial is void", [plain(row["reason"]) for row in trials]),
+    }
+    starts, stops = [row["start_s"] for row in trials], [row["stop_s"] for row in trials]
+    nwb.trials = intervals("trials", "Trials of the closed loop.", starts, stops, columns)
 
 
 def _add_phases(nwb: NWBFile, run: Run) -> None:

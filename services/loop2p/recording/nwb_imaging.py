@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from hdmf.backends.hdf5 import H5DataIO
+from hdmf.common import ElementIdentifiers, VectorData, VectorIndex
 from hdmf.data_utils import DataChunkIterator
-from msgspec import Struct
 from numpy.typing import NDArray
 from pynwb import NWBFile, TimeSeries
 from pynwb.base import Images
@@ -27,7 +27,6 @@ from loop2p.protocol import (
     DISTAL,
     PROXIMAL,
     FileError,
-    Microscope,
     Output,
     PlaneRois,
     Raw,
@@ -36,12 +35,14 @@ from loop2p.protocol import (
     WireError,
     from_f32,
     from_i32,
-    parse_toml,
+    parse_microscope,
 )
 from loop2p.recording.journal import read_journal
 from loop2p.recording.nwb_parts import packed, plain, timing
 from loop2p.recording.run import Run
 
+PIXEL = np.dtype([("x", "<u4"), ("y", "<u4"), ("weight", "<f4")])
+"""Of a pixel mask, as the NWB schema has it."""
 PLANES = {PROXIMAL: "proximal", DISTAL: "distal"}
 INDICATOR, EXCITATION_NM, EMISSION_NM = "jGCaMP7f", 980.0, 510.0
 LOCATION = "Retrosplenial area"
@@ -58,7 +59,7 @@ def add_imaging(nwb: NWBFile, run: Run, animal: dict[str, Any]) -> None:
         if record.header.cause is not None:
             frames.setdefault(traces.plane, []).append((record.header.cause.time_s, traces))
     rois = run.rois
-    drawn = {plane.plane: plane for plane in rois.planes} if rois is not None else {}
+    drawn = {plane.plane: plane for plane in rois.planes if _whole(plane)} if rois is not None else {}
     planes = sorted(set(frames) | set(drawn) | set(run.raw_frames))
     if not planes:
         return
@@ -78,15 +79,9 @@ def name_of(plane: int) -> str:
     return PLANES.get(plane, f"plane{plane}")
 
 
-class _RigMicroscope(Struct):
-    """All that is wanted of a rig file, so that one of another version will do."""
-
-    microscope: Microscope = Microscope()
-
-
 def _imaging_plane(nwb: NWBFile, run: Run, plane: int, device: Device, animal: dict[str, Any]) -> ImagingPlane:
     try:
-        rate_hz = parse_toml(run.session.rig, _RigMicroscope, "rig file").microscope.plane_rate_hz
+        rate_hz = parse_microscope(run.session.rig).plane_rate_hz
     except FileError:
         rate_hz = None  # no rate rather than one that nobody stated
     return nwb.create_imaging_plane(
@@ -162,26 +157,50 @@ def _roi_table(
     Where the journal has no outlines, the table says so and each ROI is one pixel of weight 0.
     """
     name = name_of(plane)
-    table = segmentation.create_plane_segmentation(
-        name=f"Rois{name.capitalize()}",
-        description=f"ROIs of the {name} plane{'' if outline else '; their outlines are not known'}.",
-        imaging_plane=imaging_plane,
-    )
     role = dict.fromkeys(range(n), "other")
     if run.selection is not None and plane == PROXIMAL:
         role |= dict.fromkeys(run.selection.plus, "plus") | dict.fromkeys(run.selection.minus, "minus")
-    table.add_column("roi_name", "name in the ROI set")
-    table.add_column("role", "group in the decoder: plus, minus or other")
-    ends = np.cumsum(from_i32(outline.lengths)) if outline else np.zeros(n, int)
-    for k in range(n):
-        mask = [(0, 0, 0.0)]
-        if outline is not None:
-            part = slice(int(ends[k - 1]) if k else 0, int(ends[k]))
-            rows, cols = from_i32(outline.rows)[part], from_i32(outline.cols)[part]
-            mask = [(int(x), int(y), 1.0) for y, x in zip(rows, cols, strict=True)] or mask
-        label = outline.names[k] if outline is not None and k < len(outline.names) else f"roi{k}"
-        table.add_roi(pixel_mask=mask, roi_name=plain(label), role=role[k])
+    names = outline.names if outline is not None else []
+    labels = [plain(names[k]) if k < len(names) else f"roi{k}" for k in range(n)]
+    pixels, ends = _pixel_masks(outline, n)
+    masks = VectorData(name="pixel_mask", description="pixels (x, y, weight) of each ROI", data=pixels)
+    table = PlaneSegmentation(
+        name=f"Rois{name.capitalize()}",
+        description=f"ROIs of the {name} plane{'' if outline else '; their outlines are not known'}.",
+        imaging_plane=imaging_plane,
+        id=ElementIdentifiers(name="id", data=np.arange(n)),
+        columns=[
+            VectorData(name="roi_name", description="name in the ROI set", data=labels),
+            VectorData(
+                name="role",
+                description="group in the decoder: plus, minus or other",
+                data=[role[k] for k in range(n)],
+            ),
+            masks,
+            VectorIndex(name="pixel_mask_index", data=ends, target=masks),
+        ],
+    )
+    segmentation.add_plane_segmentation(table)
     return table
+
+
+def _whole(outline: PlaneRois) -> bool:
+    """Are there as many pixels as the lengths say? If not, nobody knows whose pixels they are."""
+    lengths = from_i32(outline.lengths)
+    n_pixels = int(lengths.sum(dtype=np.int64))
+    return bool((lengths >= 0).all()) and n_pixels == len(outline.rows) // 4 == len(outline.cols) // 4
+
+
+def _pixel_masks(outline: PlaneRois | None, n: int) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """All ROIs' pixels, and where each ROI's end, (n,). An ROI without any has one of weight 0."""
+    lengths = np.zeros(n, np.int64) if outline is None else from_i32(outline.lengths).astype(np.int64)
+    shown = np.maximum(lengths, 1)
+    pixels = np.zeros(shown.sum(), PIXEL)
+    if outline is not None:
+        drawn = np.repeat(lengths > 0, shown)
+        pixels["x"][drawn], pixels["y"][drawn] = from_i32(outline.cols), from_i32(outline.rows)
+        pixels["weight"][drawn] = 1.0
+    return pixels, np.cumsum(shown)
 
 
 def _add_fluorescence(

@@ -21,8 +21,8 @@ def roi_table(nwb: NWBFile, plane: int) -> PlaneSegmentation:
 def add_counts(nwb: NWBFile, plane: int, counts: NDArray[np.uint16], times_s: ArrayLike) -> None:
     """Fluorescence of every ROI of a plane as whole detector counts, (n_frames, n_rois), where imaging's would stand.
 
-    Compressed as a session of simulated traces needs it: bytes shuffled, then the fastest gzip (measured: a quarter of
-    the bytes at 60 MB/s; stronger settings gain a few per cent and take several times as long).
+    Compressed as a session of simulated traces needs it: bytes shuffled, then the fastest gzip (measured: half of the
+    bytes).
     """
     ophys = nwb.processing["ophys"]
     if "Fluorescence" not in ophys.data_interfaces:

@@ -1,5 +1,6 @@
 """What a run's journal says, in memory: the messages by class, and one clock for all of them."""
 
+import math
 import tomllib
 from collections.abc import Iterable
 from functools import cached_property
@@ -219,11 +220,12 @@ class FrameTime:
     """
 
     def __init__(self, causes: Iterable[Cause | None]) -> None:
-        pairs = sorted({(c.arrival_ns, c.time_s) for c in causes if c is not None})
         arrivals: list[int] = []
         times: list[float] = []
-        for arrival_ns, time_s in pairs:
-            if not arrivals or (arrival_ns > arrivals[-1] and time_s > times[-1]):
+        last_ns, last_s = -1 << 63, -math.inf
+        for arrival_ns, time_s in sorted((c.arrival_ns, c.time_s) for c in causes if c is not None):
+            if arrival_ns > last_ns and time_s > last_s:
+                last_ns, last_s = arrival_ns, time_s
                 arrivals.append(arrival_ns)
                 times.append(time_s)
         self.has_frames = bool(arrivals)

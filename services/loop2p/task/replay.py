@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from loop2p.protocol import Message, Output, RequestLog, Session, Show, Stall, parse_rig
+from loop2p.protocol import Message, Output, RequestLog, Session, Show, Stall, parse_microscope
 from loop2p.task.core import Drop, Effect, Event, SessionCore, TimeRanBackError
 from loop2p.task.experiment import make_plan
 from loop2p.task.yoked import YokedParams
@@ -16,7 +16,7 @@ DECIMALS = 6
 
 def core_of(session: Session, given_ul: float = 0.0) -> SessionCore:
     """The core of a recorded or restored session. Raises FileError if its texts are no longer understood."""
-    rate_hz = parse_rig(session.rig, "rig file of the session").rig.microscope.plane_rate_hz
+    rate_hz = parse_microscope(session.rig, "rig file of the session").plane_rate_hz
     return SessionCore(make_plan(session.task, session.animal), rate_hz, given_ul)
 
 

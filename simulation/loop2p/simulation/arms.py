@@ -38,6 +38,8 @@ class Arm(Struct, frozen=True, kw_only=True):
     protocol: dict[str, Any] = {}
     """What its task file says; the rest is the default, which is the paper's."""
     lit: Condition = NOTHING
+    at_wait: Condition | None = None
+    """What is done to the animal wherever the session waits for the operator."""
     control: Control = "none"
     swap_day: int = 0
     """From this day on P+ and P- are exchanged; 0: never."""
@@ -49,7 +51,7 @@ ARMS: dict[str, Arm] = {
     "main": Arm(about="the experiment as published"),
     "ndnf": Arm(about="LED through the task, with ChRmine in NDNF cells", protocol=LIT, lit=NDNF_LIT),
     "led": Arm(about="LED through the task, without ChRmine", protocol=LIT, lit=LED_LIT),
-    "anaesthesia": Arm(about="awake, then anaesthetised, no task", protocol=DRUGGED),
+    "anaesthesia": Arm(about="awake, then anaesthetised, no task", protocol=DRUGGED, at_wait=ANAESTHETISED),
     "no-apical": Arm(about="control: the apical signal is without a role", control="no-apical"),
     "scalar": Arm(about="control: the apical signal is the same in all cells", control="scalar"),
     "permuted": Arm(about="control: roles act swapped between half of P+ and half of P-", control="permuted"),

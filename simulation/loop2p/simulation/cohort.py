@@ -5,9 +5,11 @@ what outlived the night: the mouse's memory and the animal file. The night is wr
 anew: a run that was killed at any time goes on where it stood, to the same result. Everything follows from the seed.
 """
 
+import gc
 import io
-import math
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,7 +50,7 @@ from loop2p.recording.nwb import build, write_nwb
 from loop2p.recording.nwb_offline import add_counts, add_detected_events
 from loop2p.recording.run import MemoryRun
 from loop2p.runtime.atomic import write_atomically
-from loop2p.simulation.arms import ANAESTHETISED, ARMS
+from loop2p.simulation.arms import ARMS
 from loop2p.simulation.inprocess import InProcessRig
 from loop2p.simulation.mouse import LearningMouse
 from loop2p.task.animal import parse_animal, updated
@@ -78,15 +80,8 @@ height = 512
 width = 796
 planes = 2
 rate_hz = 30.92
-""" + "".join(
-    f"""[services.{name}]
-publish = "tcp://127.0.0.1:{port}"
-bulk = "tcp://127.0.0.1:{port + 10}"
-control = "tcp://127.0.0.1:{port + 20}"
 """
-    for port, name in enumerate(("imaging", "decoding", "task", "stimulus", "actuation", "recording"), 5500)
-)
-"""The rig file of a rig without processes: nothing is listened on at these ports."""
+"""What there is to say of a rig without processes."""
 
 
 class CohortParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,8 +206,9 @@ class Subject:
         self.mouse.begin_day(day)
         scope = Microscope()
 
-        def induce() -> None:
-            self.mouse.condition = ANAESTHETISED
+        def at_wait() -> None:
+            if self.arm.at_wait is not None:
+                self.mouse.condition = self.arm.at_wait
 
         wall_time = (FIRST_DAY + timedelta(days=day - 1)).isoformat()
         rig = InProcessRig(
@@ -223,7 +219,7 @@ class Subject:
             microscope=scope,
             build=lambda plus, minus: DifferenceDecoder(plus, minus, scope.plane_rate_hz, record_dff=False),
             before=(all_cells(scope, self.params.n_cells),),
-            at_wait=induce,
+            at_wait=at_wait,
             run_id=f"{self.params.arm}-{self.seed}-day-{day:02d}",
             wall_time=wall_time,
             keep=KEPT,
@@ -282,6 +278,23 @@ def all_cells(scope: Microscope, n_cells: int) -> Rois:
 
 def run_day(folder: Path, number: int, day: int) -> DayResult:
     """Live through one day of one mouse and write it down; the days before must be done. Raises FileError, OSError."""
+    with no_garbage_collection():
+        return _run_day(folder, number, day)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """A day makes half a million messages that all are kept: looking through them for garbage takes a tenth of it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _run_day(folder: Path, number: int, day: int) -> DayResult:
     params = read_params(folder)
     home = mouse_folder(folder, number)
     home.mkdir(exist_ok=True)
@@ -317,7 +330,6 @@ def write_day(path: Path, subject: Subject, sent: list[Envelope], level: Level) 
     mouse = subject.mouse
     nwb = build(MemoryRun(path.stem, sent))
     if level == "traces":
-        n = None
         for plane in (PROXIMAL, DISTAL):
             counts = np.round(REST_COUNTS * mouse.fluorescence(plane)).clip(0, 65535).astype(np.uint16)
             n = np.arange(len(counts))
@@ -336,7 +348,4 @@ def hours(params: CohortParams) -> float:
     """Simulated time of the whole cohort."""
     task = tomli_w.dumps({**ARMS[params.arm].protocol, **tomllib.loads(params.task)})
     experiment = parse_toml(task, Experiment, "task file")
-    return math.fsum([experiment.duration_s] * params.mice * params.days) / 3600
-
-
-__all__ = ["CohortParams", "DayResult", "days_to_do", "hours", "prepare", "read_params", "run_day"]
+    return experiment.duration_s * params.mice * params.days / 3600

@@ -253,7 +253,7 @@ def tuning_factors(p: Physiology, memory: Records, angle_deg: float | None) -> N
     return factors
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # not testing for divisions by 0
 def live(
     constants: Records,
     condition: Records,
@@ -315,8 +315,8 @@ def live(
                 spread += cell.loading[j] ** 2
             log_rate = cell.excitability + everybody + drive * role[i]
             log_rate += k.network_gain * toward - 0.5 * k.network_gain**2 * spread
-            rate_hz = cell.rate_hz * state.rate_factor * tuning[i] * np.exp(log_rate)
-            if chances[i] < 1.0 - np.exp(-rate_hz * k.dt_s):
+            expected = cell.rate_hz * state.rate_factor * tuning[i] * np.exp(log_rate) * k.dt_s
+            if chances[i] < expected and chances[i] < 1.0 - np.exp(-expected):  # the first is quick, and rarely true
                 draw = starts[started]
                 started += 1
                 network = 0.0

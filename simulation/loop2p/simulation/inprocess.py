@@ -52,7 +52,7 @@ MINUTE_S = 60.0
 N_SERVICES = 4
 
 
-class Picture(Protocol):
+class Source(Protocol):
     """Where frames come from: gives the messages of one microscope frame after the other."""
 
     def __call__(self, frame: int) -> Iterable[Message]: ...
@@ -146,7 +146,7 @@ class InProcessRig:
     """One session of one mouse. `run` gives what was published; then `task.core` and `plan` tell how it went.
 
     `task`, `animal`: texts of the task file and the animal file. `pictures(frame)` gives imaging's messages for a
-    microscope frame, `stride` how many frames apart it is asked (2: proximal frames alone).
+    microscope frame; without it, the mouse's own traces in the proximal frames.
     `before`: what imaging has published before the session begins. `at_wait` is called wherever the session waits for
     the operator, who then resumes it. `keep`: which messages are given back.
     """
@@ -159,7 +159,7 @@ class InProcessRig:
         *,
         rig: str = "",
         microscope: Microscope | None = None,
-        pictures: Picture | None = None,
+        pictures: Source | None = None,
         build: Callable[[list[int], list[int]], Decoder] | None = None,
         before: tuple[Message, ...] = (),
         at_wait: Callable[[], None] = lambda: None,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from loop2p.simulation.mouse import Mouse
-from loop2p.simulation.responsive_mouse import Wander
 from loop2p.simulation.scene import PAD_PX, REACH_PX, Scene
+from loop2p.simulation.wander import Wander
 
 STEPS_PER_PX = 4
 """The image moves in quarters of a pixel."""

@@ -14,21 +14,9 @@ from numpy.typing import NDArray
 from loop2p.protocol import PROXIMAL
 from loop2p.protocol.messages import Picture
 from loop2p.simulation.mouse import COUNTS_PER_CM, REACTION_FRAMES
+from loop2p.simulation.wander import Wander
 
 TARGET_DEG = 90.0
-
-
-class Wander:
-    """Ornstein-Uhlenbeck process of unit variance, one step a frame."""
-
-    def __init__(self, tau_s: float, dt_s: float, start: float = 0.0) -> None:
-        self.keep = math.exp(-dt_s / tau_s)
-        self.kick = math.sqrt(1 - self.keep**2)
-        self.value = start
-
-    def step(self, normal: float) -> float:
-        self.value = self.keep * self.value + self.kick * normal
-        return self.value
 
 
 class ResponsiveMouse:
