@@ -33,8 +33,9 @@ def finish(name: str, result: dict[str, Any], targets: list[Target], json: Path 
     out.print(table)
     info = result["machine"]
     out.print(
-        f"on {info['cpu']}, {info['cores']} cores, {info['system']}, Python {info['python']}, numpy {info['numpy']}, "
-        f"scipy {info['scipy']}; load {info['load_1min_at_start']} at the start",
+        f"on {info['cpu']}, {info['cores']} cores, {info['system']}, Python {info['python']} "
+        f"({info['python_call_ns']:g} ns a call), numpy {info['numpy']}, scipy {info['scipy']}; "
+        f"load {info['load_1min_at_start']} at the start",
         soft_wrap=True,
     )
     if json is not None:
