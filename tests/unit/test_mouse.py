@@ -41,9 +41,9 @@ def test_what_it_sees_acts_four_frames_after_its_cause_and_not_before():
     seeing.see(600, "grating", 45.0)  # a picture caused by frame 600 acts in frame 604
     for frame in range(600, 600 + REACTION_FRAMES, 2):
         assert np.array_equal(blind.step(frame, PROXIMAL), seeing.step(frame, PROXIMAL))
-    assert seeing._screen["blank"][0]
+    assert seeing._now["blank"][0]
     seeing.step(600 + REACTION_FRAMES, PROXIMAL)
-    assert not seeing._screen["blank"][0]
+    assert not seeing._now["blank"][0]
     assert seeing.late == 0
     seeing.see(600, "grey", None)
     assert seeing.late == 1

@@ -17,24 +17,27 @@ I32 = Annotated[bytes, Meta(extra={"dtype": "<i4"}, extra_json_schema={"x-dtype"
 """int32, little-endian, C order."""
 
 
+_F4, _I4 = np.dtype("<f4"), np.dtype("<i4")
+
+
 def f32(values: ArrayLike) -> bytes:
     """Pack numbers as little-endian float32."""
-    return np.ascontiguousarray(values, dtype="<f4").tobytes()
+    return np.ascontiguousarray(values, dtype=_F4).tobytes()
 
 
 def i32(values: ArrayLike) -> bytes:
     """Pack numbers as little-endian int32."""
-    return np.ascontiguousarray(values, dtype="<i4").tobytes()
+    return np.ascontiguousarray(values, dtype=_I4).tobytes()
 
 
 def from_f32(data: bytes) -> NDArray[np.float32]:
     """Read a packed float32 array, (n,). Raises ValueError if the bytes are no whole number of elements."""
-    return np.frombuffer(data, dtype="<f4")
+    return np.frombuffer(data, dtype=_F4)
 
 
 def from_i32(data: bytes) -> NDArray[np.int32]:
     """Read a packed int32 array, (n,). Raises ValueError if the bytes are no whole number of elements."""
-    return np.frombuffer(data, dtype="<i4")
+    return np.frombuffer(data, dtype=_I4)
 
 
 def broken_array(struct: Struct) -> str:

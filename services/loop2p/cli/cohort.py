@@ -15,6 +15,14 @@ from loop2p.protocol import FileError
 
 SPARE_GB = 1.0
 """Left free on the disk, whatever is asked."""
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.tick.limit": "10m",
+}
+"""A worker lives through one day after the other, and its event loop takes turns with that: by Dask's defaults it looks
+at the stack 100 times a second and at the clock 50 times (measured: 4 to 8 % of its processor time)."""
 
 
 def register(app: typer.Typer) -> None:
@@ -89,12 +97,12 @@ def cluster_of(workers: int, scheduler: str) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set({"distributed.admin.tick.limit": "10m"}):
+    with dask.config.set(QUIET):
         if scheduler:
             with Client(scheduler) as client:
                 yield client
         else:
-            local = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "memory_limit": 0}
+            local = {"threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
             with LocalCluster(n_workers=workers or None, **local) as cluster, Client(cluster) as client:
                 yield client
 

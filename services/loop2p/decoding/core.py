@@ -90,7 +90,10 @@ class DifferenceDecoder:
         if len(f) != self._n_rois:
             raise ValueError(f"{len(f)} cells, expected {self._n_rois}{' or more' if self._fresh else ''}")
         self._fresh = False
-        self._f[:] = f if self._chosen is None else f[self._chosen]
+        if self._chosen is None:
+            self._f[:] = f
+        else:
+            f.take(self._chosen, out=self._f, mode="clip")  # they were checked; "raise" makes a copy first
         f0 = self._f0.update(self._f)
         d, dark = _difference(self._f, f0, self._up, self._down, self._dff)
         if dark >= 0:

@@ -30,8 +30,7 @@ class LocalBus:
         self.sent: list[Envelope] = []
         self._queue: deque[Envelope] = deque()
         self._seq: dict[tuple[str, str], int] = {}
-        self._takers: dict[type[Message], list[Service]] = {}
-        self._kept: dict[type[Message], bool] = {}
+        self._routes: dict[type[Message], tuple[bool, list[Service]]] = {}
 
     @property
     def messages(self) -> list[Message]:
@@ -65,10 +64,7 @@ class LocalBus:
         envelope = seal(message, source, f"local-{source}", seq, self.now_ns())
         if self.wire:
             envelope = open_parts(envelope.parts())
-        kind = type(message)
-        if kind not in self._kept:
-            self._kept[kind] = issubclass(kind, self.keep)
-        if self._kept[kind]:
+        if self._route(type(message))[0]:
             self.sent.append(envelope)
         self._queue.append(envelope)
 
@@ -76,14 +72,16 @@ class LocalBus:
         while self._queue:
             envelope = self._queue.popleft()
             message = envelope.message
-            for service in self._takers_of(type(message)):
+            for service in self._route(type(message))[1]:
                 self._take(service, service.receive, message.cause, envelope)
 
-    def _takers_of(self, kind: type[Message]) -> list[Service]:
-        """Who subscribes to this class."""
-        if kind not in self._takers:
-            self._takers[kind] = [s for s in self.services if s.subscribes and issubclass(kind, s.subscribes)]
-        return self._takers[kind]
+    def _route(self, kind: type[Message]) -> tuple[bool, list[Service]]:
+        """Is this class kept, and who subscribes to it?"""
+        route = self._routes.get(kind)
+        if route is None:
+            takers = [s for s in self.services if s.subscribes and issubclass(kind, s.subscribes)]
+            route = self._routes[kind] = issubclass(kind, self.keep), takers
+        return route
 
     def _take(
         self, service: Service, call: Callable[..., Iterable[Message]], cause: Cause | None, *taken: Envelope
@@ -94,7 +92,7 @@ class LocalBus:
                 self._put(message, name, cause)
         except Exception as error:  # the one place: a fault stops the service, not the bus
             self.services.remove(service)
-            self._takers.clear()
+            self._routes.clear()
             fault = Fault(service=name, error=type(error).__name__, detail=str(error), traceback=tb.format_exc())
             self._put(fault, name, cause)
             for message in service.go_safe():

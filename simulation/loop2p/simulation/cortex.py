@@ -148,18 +148,18 @@ CONSTANTS = np.dtype(
 )  # fmt: skip
 """`Physiology` per proximal frame, as `live` reads it; made by `constants`."""
 
-SCREEN = np.dtype([("angle_deg", "f8"), ("blank", "?"), ("rewarded", "?")])
-"""What reaches the mouse in a frame: the grating's angle or a blank (grey, black), and a drop."""
-
-CONDITION = np.dtype(_fields("apical_gain", "rate_factor", "residual_shift"))
-
-COMMON = np.dtype(
+NOW = np.dtype(
     [
+        *_fields("shown_deg", "apical_gain", "rate_factor", "residual_shift"),
         *_fields("slow", "fast", "offset", "angle_deg", "velocity_deg_s", "delta", "rewarded", "target"),
+        ("blank", "?"),
+        ("drop", "?"),
         ("since_blank", "i8"),
     ]
 )
-"""A day's state that all cells share. `angle_deg` is negative for a blank screen; `offset` is the day's log rate."""
+"""A day's state that all cells share. What reaches the mouse in a frame: `shown_deg`, the grating's angle, or a `blank`
+(grey, black); a `drop`; the fields of `Condition`. What it makes of it: the rest. `angle_deg` is the last frame's,
+negative for a blank; `offset` is the day's log rate."""
 
 DAY = np.dtype(
     [
@@ -237,12 +237,12 @@ def born(p: Physiology, n_cells: int, rng: np.random.Generator) -> Records:
 
 
 def morning(p: Physiology, n_cells: int, rng: np.random.Generator) -> tuple[Records, Records, NDArray[np.float64]]:
-    """A day's start: (1,) of COMMON, (n_cells,) of DAY, (latents,) network variables."""
-    common = np.zeros(1, COMMON)
-    common["slow"], common["fast"] = rng.standard_normal(2)
-    common["offset"] = p.day_sd * rng.standard_normal()
-    common["angle_deg"], common["since_blank"] = -1.0, 1 << 40
-    return common, np.zeros(n_cells, DAY), rng.standard_normal(p.latents)
+    """A day's start before a blank screen: (1,) of NOW, (n_cells,) of DAY, (latents,) network variables."""
+    now = np.zeros(1, NOW)
+    now["slow"], now["fast"] = rng.standard_normal(2)
+    now["offset"] = p.day_sd * rng.standard_normal()
+    now["blank"], now["angle_deg"], now["since_blank"] = True, -1.0, 1 << 40
+    return now, np.zeros(n_cells, DAY), rng.standard_normal(p.latents)
 
 
 def tuning_factors(p: Physiology, memory: Records, angle_deg: float | None) -> NDArray[np.float64]:
@@ -256,52 +256,51 @@ def tuning_factors(p: Physiology, memory: Records, angle_deg: float | None) -> N
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # not testing for divisions by 0
 def live(
     constants: Records,
-    condition: Records,
-    screen: Records,
+    shared: Records,
     tuning: NDArray[np.float64],
     role: NDArray[np.float64],
     memory: Records,
-    common: Records,
     day: Records,
     latents: NDArray[np.float64],
     weather: NDArray[np.float64],
     starts: NDArray[np.float64],
     chances: NDArray[np.float32],
+    row: int,
     events: Records,
     n_events: int,
     frame: int,
 ) -> int:
     """Live through one proximal frame; returns how many events are in the record by now.
 
-    `role` (n_cells,): as it acts (a control may have changed it). Random numbers of this frame: `weather`
-    (2 + latents,) and `starts` (MOST_STARTS, DRAWS_PER_START) normal, `chances` (n_cells,) uniform. `events`: record of
-    EVENT, (most,); `frame` counts proximal frames.
+    `role` (n_cells,): as it acts (a control may have changed it). Random numbers, of which this frame's stand in `row`:
+    `weather` (n, 2 + latents) and `starts` (n, MOST_STARTS, DRAWS_PER_START) normal, `chances` (n, n_cells) uniform.
+    `events`: record of EVENT, (most,); `frame` counts proximal frames.
     """
-    k, now, seen, state = constants[0], common[0], screen[0], condition[0]
+    k, now = constants[0], shared[0]
 
     # What the mouse makes of the screen: does the error fall, and how fast?
     rotation = 0.0
-    if not seen.blank and now.angle_deg >= 0.0:
-        rotation = (seen.angle_deg - now.angle_deg) / k.dt_s
-    now.angle_deg = -1.0 if seen.blank else seen.angle_deg
-    now.velocity_deg_s = 0.0 if seen.blank else k.error_keep * now.velocity_deg_s + (1.0 - k.error_keep) * rotation
-    now.since_blank = 0 if seen.blank else now.since_blank + 1
+    if not now.blank and now.angle_deg >= 0.0:
+        rotation = (now.shown_deg - now.angle_deg) / k.dt_s
+    now.angle_deg = -1.0 if now.blank else now.shown_deg
+    now.velocity_deg_s = 0.0 if now.blank else k.error_keep * now.velocity_deg_s + (1.0 - k.error_keep) * rotation
+    now.since_blank = 0 if now.blank else now.since_blank + 1
     in_task = now.since_blank < k.engaged_frames
     delta = np.tanh(now.velocity_deg_s / k.error_scale_deg_s)
     now.delta = delta
-    now.rewarded = 1.0 if seen.rewarded else k.reward_keep * now.rewarded
-    at_target = 1.0 if in_task and not seen.blank and seen.angle_deg > 89.0 else 0.0
+    now.rewarded = 1.0 if now.drop else k.reward_keep * now.rewarded
+    at_target = 1.0 if in_task and not now.blank and now.shown_deg > 89.0 else 0.0
     now.target = k.target_keep * now.target + (1.0 - k.target_keep) * at_target
 
     # The brain's own weather; each gain's mean effect on a rate is taken out.
-    now.slow = k.slow_keep * now.slow + k.slow_kick * weather[0]
-    now.fast = k.fast_keep * now.fast + k.fast_kick * weather[1]
+    now.slow = k.slow_keep * now.slow + k.slow_kick * weather[row, 0]
+    now.fast = k.fast_keep * now.fast + k.fast_kick * weather[row, 1]
     for j in range(latents.size):
-        latents[j] = k.latent_keep * latents[j] + k.latent_kick * weather[2 + j]
+        latents[j] = k.latent_keep * latents[j] + k.latent_kick * weather[row, 2 + j]
     everybody = now.offset + k.slow_gain * now.slow + k.fast_gain * now.fast
     everybody -= 0.5 * (k.slow_gain**2 + k.fast_gain**2)
 
-    drive = k.drive * state.apical_gain * delta if in_task else 0.0
+    drive = k.drive * now.apical_gain * delta if in_task else 0.0
     started = 0
     for i in range(memory.size):
         cell, own = memory[i], day[i]
@@ -315,19 +314,20 @@ def live(
                 spread += cell.loading[j] ** 2
             log_rate = cell.excitability + everybody + drive * role[i]
             log_rate += k.network_gain * toward - 0.5 * k.network_gain**2 * spread
-            expected = cell.rate_hz * state.rate_factor * tuning[i] * np.exp(log_rate) * k.dt_s
-            if chances[i] < expected and chances[i] < 1.0 - np.exp(-expected):  # the first is quick, and rarely true
-                draw = starts[started]
+            expected = cell.rate_hz * now.rate_factor * tuning[i] * np.exp(log_rate) * k.dt_s
+            chance = chances[row, i]
+            if chance < expected and chance < 1.0 - np.exp(-expected):  # the first is quick, and rarely true
+                draw = starts[row, started]
                 started += 1
                 network = 0.0
                 for j in range(latents.size):
                     network += cell.apical_loading[j] * latents[j]
                 outcome = cell.pattern * (k.reward_residual * now.rewarded + k.target_residual * now.target)
-                residual = state.apical_gain * (cell.share * network + outcome) + np.sqrt(1.0 - cell.share**2) * draw[1]
+                residual = now.apical_gain * (cell.share * network + outcome) + np.sqrt(1.0 - cell.share**2) * draw[1]
                 lead = np.round(-0.3 + k.lead_frames * residual + k.lead_sd_frames * draw[2])
                 lead = int(min(LEAD_LIMITS[1], max(LEAD_LIMITS[0], lead)))
                 own.soma_size = k.burst_median * np.exp(cell.burst_gain + k.burst_sd * draw[0])
-                own.residual = residual + state.residual_shift
+                own.residual = residual + now.residual_shift
                 own.dendrite_size = 0.0
                 own.delta_sum = 0.0
                 own.burst_left = k.burst_delay_frames + k.burst_frames
@@ -353,7 +353,7 @@ def live(
         own.dendrite *= k.dendrite_keep
         if own.plateau_left > 0:
             if own.plateau_left <= k.plateau_frames:
-                residual = own.residual + k.apical * state.apical_gain * role[i] * delta
+                residual = own.residual + k.apical * now.apical_gain * role[i] * delta
                 enters = max(0.0, k.dendrite_base + k.dendrite_slope * own.soma_size + k.residual_sd * residual)
                 own.dendrite += enters / k.plateau_frames
                 own.dendrite_size += enters / k.plateau_frames
@@ -361,7 +361,7 @@ def live(
             own.plateau_left -= 1
             if own.plateau_left == 0:  # the event is over: it teaches
                 mean_delta = own.delta_sum / k.plateau_frames
-                residual = own.residual + k.apical * state.apical_gain * role[i] * mean_delta
+                residual = own.residual + k.apical * now.apical_gain * role[i] * mean_delta
                 if own.engaged:
                     own.teaching += (residual - cell.usual_residual) * mean_delta
                 cell.usual_residual += k.residual_rate * (residual - cell.usual_residual)
@@ -372,7 +372,7 @@ def live(
         # Whose doing is it that the error falls? Own bursts against what the screen does.
         own.eligibility = k.eligibility_keep * own.eligibility + burst
         cell.usual_eligibility += k.eligibility_rate * (own.eligibility - cell.usual_eligibility)
-        if in_task and not seen.blank:
+        if in_task and not now.blank:
             more = own.eligibility - cell.usual_eligibility
             cell.own_screen += more * delta
             cell.own_own += more * more

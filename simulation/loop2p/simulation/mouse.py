@@ -153,17 +153,14 @@ class LearningMouse:
         """A rested mouse before a grey screen, LED off; frames may count from any number."""
         self.day = day
         p, n, seed = self.physiology, self.n_cells, [self.seed, day]
-        self._common, self._cells, self._latents = cortex.morning(p, n, np.random.default_rng([*seed, 1]))
+        self._now, self._cells, self._latents = cortex.morning(p, n, np.random.default_rng([*seed, 1]))
         self._soma, self._dendrite = self._cells["soma"], self._cells["dendrite"]  # views: no look-up in every frame
-        self._since_blank = self._common["since_blank"]
+        self._since_blank = self._now["since_blank"]
         self._random, self._body_random = np.random.default_rng([*seed, 2]), np.random.default_rng([*seed, 3])
         self._role = self._acting_role()
-        self._screen = np.zeros(1, cortex.SCREEN)
-        self._screen["blank"] = True
         self._what: Picture = "grey"
         self._angle_deg = 0.0
         self._factors = self._tuning[None]
-        self._condition = np.zeros(1, cortex.CONDITION)
         self.condition = NOTHING
         self._events = np.zeros(MOST_EVENTS, cortex.EVENT)
         self._n_events = 0
@@ -220,16 +217,16 @@ class LearningMouse:
     @condition.setter
     def condition(self, condition: Condition) -> None:
         self._state = condition
-        for name in cortex.CONDITION.names or ():
-            self._condition[name] = getattr(condition, name)
+        for name in condition.__struct_fields__:
+            self._now[name] = getattr(condition, name)
 
     def see(self, frame: int, what: Picture, angle_deg: float | None) -> None:
         """The screen has changed, because of this frame: acts REACTION_FRAMES later."""
 
         def act() -> None:
             self._what, self._angle_deg = what, angle_deg or 0.0
-            self._screen["blank"] = angle_deg is None
-            self._screen["angle_deg"] = angle_deg or 0.0
+            self._now["blank"] = angle_deg is None
+            self._now["shown_deg"] = angle_deg or 0.0
             self._factors = self._tuning[None if angle_deg is None else round(angle_deg / 15) * 15 % 180]
 
         self._later(frame, act)
@@ -239,7 +236,7 @@ class LearningMouse:
 
         def act() -> None:
             self._tasted = True
-            self._screen["rewarded"] = True
+            self._now["drop"] = True
             self._drinking = round(self.body.drinking_s / self._dt_s)
             self.target_value += self.body.target_learned_per_drop * (1 - self.target_value)
 
@@ -291,14 +288,13 @@ class LearningMouse:
         if row == 0:
             self._draw()
         self._n_events = cortex.live(
-            self._constants, self._condition, self._screen, self._factors, self._role, self.memory, self._common,
-            self._cells, self._latents, self._weather[row], self._starts[row], self._chances[row], self._events,
-            self._n_events, self._n,
+            self._constants, self._now, self._factors, self._role, self.memory, self._cells, self._latents,
+            self._weather, self._starts, self._chances, row, self._events, self._n_events, self._n,
         )  # fmt: skip
         self._n += 1
         if self._tasted:
             self._tasted = False
-            self._screen["rewarded"] = False
+            self._now["drop"] = False
         in_task = bool(self._since_blank[0] < self._engaged_frames)
         if in_task:
             self._gain_sum += self._state.apical_gain
