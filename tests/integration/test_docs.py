@@ -26,7 +26,7 @@ from loop2p.task.experiment import Experiment
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READMES = sorted((ROOT / "services" / "loop2p").glob("*/README.md"))
-PAGES = [*DOCS, *READMES, ROOT / "CHANGELOG.md", ROOT / "protocol" / "SPEC.md"]
+PAGES = [*DOCS, *READMES, ROOT / "analysis" / "README.md", ROOT / "CHANGELOG.md", ROOT / "protocol" / "SPEC.md"]
 SIMULATED = tomllib.loads((ROOT / "deploy" / "rigs" / "simulated.toml").read_text(encoding="utf-8"))
 
 

@@ -4,7 +4,7 @@ Runs on whatever events a session holds: the true ones of a simulated cohort, or
 (`msgspec.structs.replace(session, events=...)`). The same goes for roles that are permuted as a control.
 
 Two things to know before a figure is quoted. An event belongs to the bin of its somatic time, and which moment that is
-matters: a simulated main arm has dd 0.37 by the begin of the burst, 0.24 by a time 0.2 s later. And errors in somatic
+matters: a simulated main arm has dd 0.39 by the begin of the burst, 0.28 by a time 0.2 s later. And errors in somatic
 sizes alone give a dd above 0 (tests/science), so an arm is judged against its twin without signal.
 """
 

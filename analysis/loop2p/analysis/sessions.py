@@ -18,6 +18,10 @@ class SessionError(ValueError):
     """A file that is no session of ours: place, what is missing, what is expected."""
 
 
+LONGEST_HOLE_S = 1.0
+"""Fluorescence may be missing for so long and be filled in; a calcium transient lasts about as long."""
+
+
 class PlaneEvents(Struct, frozen=True):
     """Events of a plane, in order of time; all (n_events,)."""
 
@@ -26,6 +30,16 @@ class PlaneEvents(Struct, frozen=True):
     """Row of the plane's ROI table."""
     magnitude: NDArray[np.float64]
     """dF/F."""
+
+
+class PlaneTraces(Struct, frozen=True):
+    """Fluorescence of a plane's ROIs, at the rate of its own frames."""
+
+    f: NDArray[np.float32]
+    """(n_frames, n_rois) detector counts."""
+    start_s: float
+    """Frame time of the first frame."""
+    rate_hz: float
 
 
 class SessionData(Struct, frozen=True):
@@ -98,6 +112,30 @@ def read_session(path: Path) -> SessionData:
             speed_cm_s=wheel["data"][:] if wheel else np.zeros(0),
             events={plane: _events(file["events"][name]) for plane, name in tables.items()},
         )
+
+
+def read_fluorescence(path: Path) -> dict[int, PlaneTraces]:
+    """Fluorescence of both planes, frames that were lost filled in between their neighbours.
+
+    Raises SessionError naming what is missing, or a hole longer than LONGEST_HOLE_S; OSError.
+    """
+    planes = {}
+    with h5py.File(path, "r") as file:
+        for plane, name in enumerate(("Proximal", "Distal")):
+            series = _get(file, f"processing/ophys/Fluorescence/RawFluorescence{name}", path)
+            times, f = _times(series), np.asarray(series["data"][:], np.float32)
+            if len(times) < 2:
+                raise SessionError(f"{path}: {series.name} holds {len(times)} frames, expected at least 2")
+            step_s = float(np.median(np.diff(times)))
+            frame = np.rint((times - times[0]) / step_s).astype(int)
+            hole_s = np.diff(frame).max() * step_s
+            if hole_s > LONGEST_HOLE_S:
+                raise SessionError(f"{path}: {series.name}: a hole of {hole_s:.1f} s, expected <= {LONGEST_HOLE_S:g} s")
+            every = np.arange(frame[-1] + 1)
+            if len(every) > len(frame):
+                f = np.stack([np.interp(every, frame, column).astype(np.float32) for column in f.T], axis=1)
+            planes[plane] = PlaneTraces(f, float(times[0]), 1 / step_s)
+    return planes
 
 
 def read_arm(folder: Path) -> list[SessionData]:

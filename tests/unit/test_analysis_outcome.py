@@ -1,0 +1,122 @@
+"""Trials, their epochs and what dendrites tell of them, on sessions whose truth is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loop2p.analysis.outcome import ended_trials, outcomes, trial_residuals
+from loop2p.analysis.residuals import Coincident
+from loop2p.analysis.sessions import PlaneEvents, SessionData
+
+N = 12
+ROLE = np.array(["plus"] * 4 + ["minus"] * 4 + ["other"] * 4)
+TRIAL_S = 20.0
+
+
+def session(
+    mouse: int = 0, day: int = 1, after: float = 0.0, before: float = 0.0, n_trials: int = 25, hits: float = 0.6
+) -> SessionData:
+    """Hits at 12 s, misses end at 14 s. Residuals in the 2 s after a hit: + `after` in all; in the 2 s before a hit:
+    P+ + `before`, P- - `before`."""
+    rng = np.random.default_rng([5, mouse, day])
+    start_s = np.arange(n_trials) * TRIAL_S
+    hit = rng.permutation(n_trials) < hits * n_trials
+    end_s = start_s + np.where(hit, 12, 14)
+    blank_s = np.where(hit, end_s + 2, end_s)
+    shown = [(start_s, np.nan), (start_s + 0.5, 45.0), (start_s + 6, 60.0), (end_s[hit], 90.0), (blank_s, np.nan)]
+    at = np.concatenate([t for t, _ in shown])
+    angle = np.concatenate([np.full(len(t), a) for t, a in shown])
+    order = np.argsort(at, kind="stable")
+    n_events = rng.poisson(0.25 * n_trials * TRIAL_S, N)
+    t_s, roi = rng.uniform(0, n_trials * TRIAL_S, n_events.sum()), np.repeat(np.arange(N), n_events)
+    by_time = np.argsort(t_s)
+    t_s, roi = t_s[by_time], roi[by_time]
+    trial = (t_s // TRIAL_S).astype(int)
+    since = t_s - end_s[trial]
+    role = np.select([ROLE[roi] == "plus", ROLE[roi] == "minus"], [1, -1], 0)
+    signal = hit[trial] * (after * ((since >= 0) & (since < 2)) + before * role * ((since >= -2) & (since < 0)))
+    soma = rng.lognormal(-0.4, 0.4, len(t_s))
+    dendrite = 0.5 + 0.7 * soma + 0.1 * (rng.standard_normal(len(t_s)) + signal)
+    return SessionData(
+        path=Path("x.nwb"), mouse=f"m{mouse}", day=day, role=ROLE, start_s=start_s,
+        outcome=np.where(hit, "hit", "miss"), hit_s=np.where(hit, end_s, np.nan),
+        reward_s=np.where(hit, end_s + 1, np.nan), phases=[("closed_loop", "", 0.0, n_trials * TRIAL_S)],
+        shown_s=at[order], shown_deg=angle[order], lick_s=np.zeros(0), speed_cm_s=np.zeros(0),
+        events={0: PlaneEvents(t_s, roi, soma), 1: PlaneEvents(t_s, roi, dendrite)},
+    )  # fmt: skip
+
+
+def cohort(**signal: float) -> list[SessionData]:
+    return [session(mouse, day, **signal) for mouse in range(2) for day in (1, 2)]
+
+
+def test_a_trial_ends_with_the_target_or_with_the_blank():
+    there = session()
+    found = ended_trials(there)
+    assert np.array_equal(found.hit, there.outcome == "hit")
+    assert found.end_s == pytest.approx(there.start_s + np.where(found.hit, 12, 14))
+
+
+def test_trials_without_an_outcome_are_left_out():
+    there = session()
+    there.outcome[3:5] = "void", "unfinished"
+    found = ended_trials(there)
+    assert len(found.hit) == 23
+    assert found.end_s[3] > there.start_s[5]
+
+
+def test_a_neurons_residuals_are_averaged_by_trial_and_a_silent_one_is_zero():
+    events = Coincident(np.array([1.0, 2.9, 5.0, 1.5]), np.array([3, 3, 3, 7]), *np.zeros((2, 4)))
+    z = np.array([1.0, 2.0, 4.0, -1.0])
+    mean_z, n = trial_residuals(events, z, np.array([1.0, 3.0, 3.1, 20.0]))
+    assert mean_z.tolist() == [[1.5, -1], [0, 0], [4.0, 0], [0, 0]]  # an event at the epoch's very end is the next's
+    assert n.tolist() == [[2, 1], [0, 0], [1, 0], [0, 0]]
+
+
+def test_reward_is_told_after_and_not_before():
+    found = outcomes(cohort(after=4.0), 1, n_shuffles=1)
+    assert found.accuracy.shape == found.shuffled.shape == (4, 2)
+    assert np.mean(found.balanced - found.balanced_shuffled, axis=0)[0] > 0.15
+    assert (found.n == [15, 10]).all()
+    assert found.margin("after").mean() > 0.15
+    assert found.p_sessions("after") < 0.01
+    assert found.p_mice("after") < 0.2  # two mice
+    assert abs(found.margin("before").mean()) < 0.15
+    assert found.p_sessions("before") > 0.01
+
+
+def test_success_is_told_before_by_the_role():
+    found = outcomes(cohort(before=4.0), 1, n_shuffles=1)
+    assert found.margin("before").mean() > 0.1
+    assert found.p_sessions("before") < 0.01
+    plus, minus, other = found.residuals_by_mouse("before", "hit").mean(axis=0)
+    assert plus > other > minus
+    assert 3 < plus - minus < 8  # less than planted: z is in SDs that hold the signal too
+    assert max(found.p_roles("before", "hit")) < 0.1
+    for epoch, outcome in (("before", "miss"), ("after", "hit"), ("after", "miss")):
+        assert np.abs(found.residuals_by_mouse(epoch, outcome).mean(axis=0)).max() < 0.4
+        assert found.p_roles(epoch, outcome)[0] > 0.01
+
+
+def test_dendrites_that_know_nothing_tell_nothing():
+    found = outcomes(cohort(), 1, n_shuffles=1)
+    for epoch in ("after", "before"):
+        assert abs(found.margin(epoch).mean()) < 0.15
+        assert found.p_sessions(epoch) > 0.01
+
+
+def test_a_session_of_hits_alone_has_residuals_and_no_accuracy():
+    found = outcomes([session(hits=1.0), session(mouse=1)], 1, n_shuffles=1)
+    assert np.isnan(found.accuracy[0]).all()
+    assert np.isfinite(found.residuals("after", "hit")[0]).all()
+    assert np.isnan(found.residuals("after", "miss")[0]).all()
+    assert len(found.margin("after")) == 1
+    assert np.isnan([found.p_sessions("after"), found.p_mice("after"), *found.p_roles("after", "miss")]).all()
+    assert found.residuals_by_mouse("after", "miss").shape == (2, 3)
+
+
+def test_the_same_seed_gives_the_same_whatever_else_is_decoded():
+    one, both = outcomes([session()], 1, n_shuffles=1), outcomes([session(), session(mouse=1)], 1, n_shuffles=1)
+    assert np.array_equal(one.accuracy[0], both.accuracy[0])
+    assert np.array_equal(one.shuffled[0], both.shuffled[0])
