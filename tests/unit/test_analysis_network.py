@@ -10,11 +10,11 @@ from scipy import stats
 from loop2p.analysis.network import (
     decode_signs,
     events_before,
-    loop_residuals,
     network,
     pearson_p,
     rate_before,
 )
+from loop2p.analysis.residuals import loop_residuals
 from loop2p.analysis.sessions import PlaneEvents, SessionData, SessionError
 
 N, LOOP_S, N_OWN = 12, 120.0, 30

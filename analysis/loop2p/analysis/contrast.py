@@ -20,8 +20,8 @@ from scipy import stats
 
 from loop2p.analysis.epochs import error_epochs
 from loop2p.analysis.learning import GROUPS
-from loop2p.analysis.residuals import coincident, fit_lines, z_residuals
-from loop2p.analysis.sessions import EVENT_TABLES, SessionData, SessionError
+from loop2p.analysis.residuals import loop_residuals
+from loop2p.analysis.sessions import SessionData
 
 EPOCHS = {"reduction": 1, "increase": -1}
 """Sign of the rotation; columns of the tables below, in this order."""
@@ -96,19 +96,12 @@ def contrast(sessions: Sequence[SessionData]) -> Contrast:
 
 def _of_session(session: SessionData) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(n_rois, 2) mean z residual and number of events by kind of epoch."""
-    for plane, table in enumerate(EVENT_TABLES):
-        if plane not in session.events:
-            raise SessionError(f"{session.path}: no events/{table}, expected the events of both planes")
     n_rois = len(session.role)
-    events = coincident(session.events[0], session.events[1])
-    in_loop = np.zeros(len(events.t_s), bool)
-    for phase, _, start, stop in session.phases:
-        in_loop |= (phase == "closed_loop") & (events.t_s >= start) & (events.t_s < stop)
-    z = z_residuals(events, fit_lines(events, n_rois, in_loop))
+    events, z = loop_residuals(session)
     sign = error_epochs(session).at(events.t_s)
     residual, counts = np.full((n_rois, 2), np.nan), np.zeros((n_rois, 2), np.int64)
     for column, wanted in enumerate(EPOCHS.values()):
-        chosen = (sign == wanted) & np.isfinite(z)
+        chosen = sign == wanted
         counts[:, column] = np.bincount(events.roi[chosen], minlength=n_rois)
         there = counts[:, column] > 0
         residual[there, column] = np.bincount(events.roi[chosen], z[chosen], n_rois)[there] / counts[there, column]

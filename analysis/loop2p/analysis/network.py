@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from loop2p.analysis.classify import leave_one_out, shuffled
-from loop2p.analysis.residuals import Coincident, coincident, fit_lines, z_residuals
-from loop2p.analysis.sessions import EVENT_TABLES, PlaneEvents, SessionData, SessionError
+from loop2p.analysis.residuals import loop_residuals
+from loop2p.analysis.sessions import PlaneEvents, SessionData
 
 BEFORE_S = 2.0
 """How long before an event the network is looked at (Methods; 3.9)."""
@@ -163,23 +163,6 @@ def decode_signs(
     r_shuffled = np.array(rest)
     p = (1 + np.sum(r_shuffled >= r)) / (1 + n_shuffles)
     return Signs(data.accuracy, r, float(p), np.array([run.accuracy for run in chance]), r_shuffled)
-
-
-def loop_residuals(session: SessionData) -> tuple[Coincident, NDArray[np.float64]]:
-    """Coincident events of a session's closed loop, and (n_events,) their z residuals; neurons without a line left out.
-
-    `roi` of an event must mean the same neuron in both planes. Raises SessionError for a session without events.
-    """
-    for plane, table in enumerate(EVENT_TABLES):
-        if plane not in session.events:
-            raise SessionError(f"{session.path}: no events/{table}, expected the events of both planes")
-    events = coincident(session.events[0], session.events[1])
-    in_loop = np.zeros(len(events.t_s), bool)
-    for phase, _, start, stop in session.phases:
-        in_loop |= (phase == "closed_loop") & (events.t_s >= start) & (events.t_s < stop)
-    z = z_residuals(events, fit_lines(events, len(session.role), in_loop))
-    use = in_loop & np.isfinite(z)
-    return Coincident(events.t_s[use], events.roi[use], events.soma[use], events.dendrite[use]), z[use]
 
 
 def events_before(

@@ -16,8 +16,7 @@ from scipy import stats
 from loop2p.analysis.classify import leave_one_out, shuffled
 from loop2p.analysis.epochs import TOLERANCE_S, error_epochs
 from loop2p.analysis.learning import GROUPS
-from loop2p.analysis.network import loop_residuals
-from loop2p.analysis.residuals import Coincident
+from loop2p.analysis.residuals import Coincident, loop_residuals
 from loop2p.analysis.sessions import SessionData
 
 EPOCH_S = 2.0

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from loop2p.analysis.behaviour import GratingTime, angle_deg, loop_time, mean_angle_deg
 from loop2p.analysis.epochs import BIN_S
-from loop2p.analysis.residuals import coincident, fit_lines, z_residuals
-from loop2p.analysis.sessions import EVENT_TABLES, SessionData, SessionError
+from loop2p.analysis.residuals import loop_residuals
+from loop2p.analysis.sessions import SessionData
 from loop2p.analysis.statistics import Floats, Test, t_one_sample, t_over_mice, t_two_sample
 
 TARGET_DEG = 90.0
@@ -69,17 +69,10 @@ def error_events(sessions: Sequence[SessionData]) -> ErrorEvents:
 
 
 def _of_session(session: SessionData) -> ErrorEvents:
-    for plane, table in enumerate(EVENT_TABLES):
-        if plane not in session.events:
-            raise SessionError(f"{session.path}: no events/{table}, expected the events of both planes")
-    events = coincident(session.events[0], session.events[1])
-    in_loop = np.zeros(len(events.t_s), bool)
-    for phase, _, start, stop in session.phases:
-        in_loop |= (phase == "closed_loop") & (events.t_s >= start) & (events.t_s < stop)
-    z = z_residuals(events, fit_lines(events, len(session.role), in_loop))
+    events, z = loop_residuals(session)
     time = loop_time(session)
     bins = time.bins(events.t_s)
-    kept = (bins >= 0) & np.isfinite(z)
+    kept = bins >= 0
     t_s, roi, bins = events.t_s[kept], events.roi[kept], bins[kept]
     return ErrorEvents(
         mouse=np.full(len(t_s), session.mouse),

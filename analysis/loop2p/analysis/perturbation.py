@@ -10,8 +10,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loop2p.analysis.residuals import coincident, fit_lines, z_residuals
-from loop2p.analysis.sessions import EVENT_TABLES, SessionData, SessionError
+from loop2p.analysis.residuals import coincident_of, fit_lines, z_residuals
+from loop2p.analysis.sessions import SessionData, SessionError
 from loop2p.analysis.statistics import Floats, Level, Test, mouse_means, t_one_sample, t_two_sample
 
 LED = ("led-off", "led-on")
@@ -72,11 +72,7 @@ def perturbed(sessions: Sequence[SessionData], blocks: tuple[str, str] = LED) ->
 
 def _of_session(session: SessionData, blocks: tuple[str, str]) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """(n_rois,) residuals, (n_rois, 2) rates, (n_rois, 2) numbers of coincident events."""
-    for plane, table in enumerate(EVENT_TABLES):
-        if plane not in session.events:
-            raise SessionError(f"{session.path}: no events/{table}, expected the events of both planes")
-    n_rois, soma = len(session.role), session.events[0]
-    events = coincident(soma, session.events[1])
+    events, n_rois, soma = coincident_of(session), len(session.role), session.events[0]
     times = [_block(session, name) for name in blocks]
     rates = [
         np.bincount(soma.roi[_within(soma.t_s, block)], minlength=n_rois) / sum(stop - start for start, stop in block)

@@ -4,7 +4,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loop2p.analysis.sessions import PlaneEvents
+from loop2p.analysis.sessions import EVENT_TABLES, PlaneEvents, SessionData, SessionError
 
 COINCIDENT_S = 0.5
 """Two detections within this are one event of the neuron (Methods; 3.7)."""
@@ -100,3 +100,28 @@ def z_residuals(events: Coincident, lines: Lines) -> NDArray[np.float64]:
     """
     expected = lines.intercept[events.roi] + lines.slope[events.roi] * events.soma
     return np.asarray((events.dendrite - expected) / lines.sd[events.roi])
+
+
+def coincident_of(session: SessionData) -> Coincident:
+    """A session's coincident events. `roi` of an event must mean the same neuron in both planes.
+
+    Raises SessionError for a session without events of both planes.
+    """
+    for plane, table in enumerate(EVENT_TABLES):
+        if plane not in session.events:
+            raise SessionError(f"{session.path}: no events/{table}, expected the events of both planes")
+    return coincident(session.events[0], session.events[1])
+
+
+def loop_residuals(session: SessionData) -> tuple[Coincident, NDArray[np.float64]]:
+    """Coincident events of a session's closed loop, and (n_events,) their z residuals; neurons without a line left out.
+
+    Lines are those of the same events. Raises SessionError as `coincident_of`.
+    """
+    events = coincident_of(session)
+    in_loop = np.zeros(len(events.t_s), bool)
+    for phase, _, start, stop in session.phases:
+        in_loop |= (phase == "closed_loop") & (events.t_s >= start) & (events.t_s < stop)
+    z = z_residuals(events, fit_lines(events, len(session.role), in_loop))
+    use = in_loop & np.isfinite(z)
+    return Coincident(events.t_s[use], events.roi[use], events.soma[use], events.dendrite[use]), z[use]
