@@ -309,14 +309,18 @@ def live(
         elif started < MOST_STARTS:
             toward = 0.0
             spread = 0.0
-            for j in range(latents.size):
-                toward += cell.loading[j] * latents[j]
-                spread += cell.loading[j] ** 2
+            loading = cell.loading
+            for j in range(loading.size):
+                toward += loading[j] * latents[j]
+                spread += loading[j] ** 2
             log_rate = cell.excitability + everybody + drive * role[i]
             log_rate += k.network_gain * toward - 0.5 * k.network_gain**2 * spread
-            expected = cell.rate_hz * now.rate_factor * tuning[i] * np.exp(log_rate) * k.dt_s
-            chance = chances[row, i]
-            if chance < expected and chance < 1.0 - np.exp(-expected):  # the first is quick, and rarely true
+            chance, at_rest = chances[row, i], cell.rate_hz * now.rate_factor * tuning[i] * k.dt_s
+            begins = False
+            if log_rate > 0.9 or chance * (1.0 - log_rate) < 1.001 * at_rest:  # else no: exp(x) <= 1 / (1 - x), x < 1
+                expected = cell.rate_hz * now.rate_factor * tuning[i] * np.exp(log_rate) * k.dt_s
+                begins = chance < 1.0 - np.exp(-expected)
+            if begins:
                 draw = starts[row, started]
                 started += 1
                 network = 0.0
