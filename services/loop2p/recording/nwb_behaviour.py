@@ -31,7 +31,7 @@ def _add_decoding(nwb: NWBFile, run: Run) -> None:
     outputs = [(r.header.cause.time_s, m) for r, m in run.with_headers(Output) if r.header.cause is not None]
     if not outputs:
         return
-    times = [t for t, _ in outputs]
+    times = np.array([t for t, _ in outputs])
     for name, description, values in (
         ("D", "Decoder's value: mean dF/F of the plus ROIs minus that of the minus ROIs.", [m.d for _, m in outputs]),
         ("ControlValue", "Mean of D over the last 3 proximal frames; sets the angle.", [m.value for _, m in outputs]),

@@ -9,6 +9,8 @@ from msgspec import structs
 from loop2p.protocol import Cause, Envelope, Fault, Message, control, open_parts, seal
 from loop2p.runtime.service import Service
 
+Takers = tuple[Service, ...]
+
 
 class LocalBus:
     """Delivers each message, in order of publication, to every service that subscribes to its class.
@@ -28,9 +30,9 @@ class LocalBus:
         self.services = list(services)
         self.wire, self.now_ns, self.keep = wire, now_ns, keep
         self.sent: list[Envelope] = []
-        self._queue: deque[Envelope] = deque()
+        self._queue: deque[tuple[Envelope, Takers]] = deque()
         self._seq: dict[tuple[str, str], int] = {}
-        self._routes: dict[type[Message], tuple[bool, list[Service]]] = {}
+        self._routes: dict[type[Message], tuple[bool, Takers]] = {}
 
     @property
     def messages(self) -> list[Message]:
@@ -64,22 +66,24 @@ class LocalBus:
         envelope = seal(message, source, f"local-{source}", seq, self.now_ns())
         if self.wire:
             envelope = open_parts(envelope.parts())
-        if self._route(type(message))[0]:
+        kept, takers = self._route(type(message))
+        if kept:
             self.sent.append(envelope)
-        self._queue.append(envelope)
+        if takers:
+            self._queue.append((envelope, takers))
 
     def _drain(self) -> None:
         while self._queue:
-            envelope = self._queue.popleft()
-            message = envelope.message
-            for service in self._route(type(message))[1]:
-                self._take(service, service.receive, message.cause, envelope)
+            envelope, takers = self._queue.popleft()
+            cause = envelope.header.cause
+            for service in takers:
+                self._take(service, service.receive, cause, envelope)
 
-    def _route(self, kind: type[Message]) -> tuple[bool, list[Service]]:
+    def _route(self, kind: type[Message]) -> tuple[bool, Takers]:
         """Is this class kept, and who subscribes to it?"""
         route = self._routes.get(kind)
         if route is None:
-            takers = [s for s in self.services if s.subscribes and issubclass(kind, s.subscribes)]
+            takers = tuple(s for s in self.services if s.subscribes and issubclass(kind, s.subscribes))
             route = self._routes[kind] = issubclass(kind, self.keep), takers
         return route
 
@@ -91,12 +95,18 @@ class LocalBus:
             for message in call(*taken):
                 self._put(message, name, cause)
         except Exception as error:  # the one place: a fault stops the service, not the bus
-            self.services.remove(service)
-            self._routes.clear()
+            self._remove(service)
             fault = Fault(service=name, error=type(error).__name__, detail=str(error), traceback=tb.format_exc())
             self._put(fault, name, cause)
             for message in service.go_safe():
                 self._put(message, name, cause)
+
+    def _remove(self, service: Service) -> None:
+        """Nothing more is delivered to it, what is on its way included."""
+        self.services.remove(service)
+        self._routes.clear()
+        left = ((envelope, tuple(t for t in takers if t is not service)) for envelope, takers in self._queue)
+        self._queue = deque(left)
 
 
 def name_of(service: Service) -> str:

@@ -324,7 +324,8 @@ class LearningMouse:
     def _noise_block(self, plane: int, block: int) -> NDArray[np.float32]:
         noise = np.random.default_rng([self.seed, self.day, 4, plane, block])
         normal = noise.standard_normal((BLOCK, self.n_cells), np.float32)
-        return np.asarray(normal * np.float32(self.physiology.noise), np.float32)
+        normal *= np.float32(self.physiology.noise)
+        return normal
 
     # ------------------------------------------------------------ body
 
