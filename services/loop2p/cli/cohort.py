@@ -22,7 +22,7 @@ QUIET = {
     "distributed.admin.tick.limit": "10m",
 }
 """A worker lives through one day after the other, and its event loop takes turns with that: by Dask's defaults it looks
-at the stack 100 times a second and at the clock 50 times (measured: 4 to 8 % of its processor time)."""
+at the stack 100 times a second and at the clock 50 times (measured: 4 to 9 % of its processor time)."""
 
 
 def register(app: typer.Typer) -> None:
