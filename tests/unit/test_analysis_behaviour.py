@@ -7,19 +7,15 @@ import pytest
 from msgspec import structs
 
 from loop2p.analysis.behaviour import (
-    GratingTime,
-    angle_deg,
     lick_angle,
     lick_rate_hz,
     licking,
     licking_tests,
-    loop_time,
-    mean_angle_deg,
-    passive_time,
     running_by_epoch,
     running_trend,
     speed_by_epoch,
 )
+from loop2p.analysis.epochs import error_epochs, mean_angle_deg, passive_epochs
 from loop2p.analysis.sessions import SessionData
 
 PASSIVE_S, TRIAL_S, TRIALS = 400.0, 32.0, 25
@@ -55,7 +51,7 @@ def session(mouse: int, day: int, loop_hz: float = 0.0, passive_hz: float = 0.0,
         path=Path(f"{mouse}-{day}.nwb"), mouse=f"m{mouse}", day=day, role=np.array(["plus"]), start_s=starts,
         outcome=np.array(["miss"] * TRIALS), hit_s=none, reward_s=none,
         phases=[("baseline", "passive", 0.0, PASSIVE_S), ("closed_loop", "", PASSIVE_S, END_S)],
-        shown_s=at, shown_deg=angle, lick_s=lick_s, speed_cm_s=speed_cm_s, events={},
+        shown_s=at, shown_deg=angle, lick_s=lick_s, speed_t_s=readings, speed_cm_s=speed_cm_s, events={},
     )  # fmt: skip
 
 
@@ -63,43 +59,27 @@ def cohort(hz, passive_hz=lambda day: 0.0, mice: int = 6, days: int = 5, speed=(
     return [session(m, d, hz(d), passive_hz(d), speed) for m in range(mice) for d in range(1, days + 1)]
 
 
-def times_of(sessions) -> list[np.ndarray]:
-    return [np.arange(len(s.speed_cm_s)) * READING_S for s in sessions]
-
-
-def test_stretches_are_put_end_to_end():
-    time = GratingTime(np.array([10.0, 20.0]), np.array([13.0, 25.5]))
-    assert time.n_bins == 4  # 8.5 s
-    assert time.bins(np.array([9.9, 10.0, 12.9, 13.0, 19.0, 20.0, 21.0, 24.9, 25.1, 30.0])).tolist() == [
-        -1, 0, 1, -1, -1, 1, 2, 3, -1, -1,
-    ]  # fmt: skip
-    assert time.session_s(np.array([0.0, 2.9, 3.0, 8.0])).tolist() == pytest.approx([10.0, 12.9, 20.0, 25.0])
-    assert GratingTime(np.zeros(0), np.zeros(0)).bins(np.array([1.0])).tolist() == [-1]
-
-
-def test_loop_and_passive_time_are_those_of_gratings():
+def test_epochs_are_those_of_gratings_in_the_loop_and_in_the_passive_block():
     one = session(0, 1)
-    loop, passive = loop_time(one), passive_time(one)
+    loop, passive = error_epochs(one), passive_epochs(one)
     assert (loop.stop_s - loop.start_s).tolist() == pytest.approx([27.5] * TRIALS)
     assert (passive.start_s[0], passive.stop_s[-1]) == (0.0, PASSIVE_S)
     assert passive.n_bins == PASSIVE_S / 2
     none = structs.replace(one, phases=[], start_s=np.zeros(0), outcome=np.zeros(0, np.str_), hit_s=np.zeros(0))
-    assert mean_angle_deg(none, loop_time(none)).tolist() == mean_angle_deg(none, passive_time(none)).tolist() == []
+    for empty in (error_epochs(none), passive_epochs(none)):
+        assert mean_angle_deg(none, empty).tolist() == lick_rate_hz(none, empty).tolist() == []
 
 
-def test_angle_and_rate_of_a_bin_are_means_over_it():
-    one = structs.replace(session(0, 1), shown_s=np.array([0.0, 1.5, 2.0]), shown_deg=np.array([30.0, 90.0, 15.0]))
+def test_licks_of_a_bin_are_a_rate():
+    one = structs.replace(session(0, 1), shown_s=np.array([0.0]), shown_deg=np.array([30.0]))
     one = structs.replace(one, lick_s=np.array([0.1, 0.2, 0.3, 2.5, 399.9]))
-    time = passive_time(one)
-    assert mean_angle_deg(one, time)[:3].tolist() == [45.0, 15.0, 15.0]
-    assert lick_rate_hz(one, time)[[0, 1, 2, -1]].tolist() == [1.5, 0.5, 0, 0.5]
-    assert np.isnan(angle_deg(one, np.array([-1.0]))).all()
+    assert lick_rate_hz(one, passive_epochs(one))[[0, 1, 2, -1]].tolist() == [1.5, 0.5, 0, 0.5]
 
 
 def test_drinking_after_the_target_is_not_counted():
     one = session(0, 1)
     one = structs.replace(one, lick_s=one.start_s + 30.0)
-    assert lick_rate_hz(one, loop_time(one)).sum() == 0
+    assert lick_rate_hz(one, error_epochs(one)).sum() == 0
 
 
 def test_r_is_pearson_s_and_its_control_keeps_what_the_series_are():
@@ -169,19 +149,19 @@ def test_a_trend_of_running_is_found_and_none_is_not():
 
 def test_running_that_differs_by_epoch_is_found_and_equal_running_is_not():
     fast = cohort(lambda day: 0.0, speed=(5.0, 8.0), days=3)
-    reduction, increase, _ = np.mean([speed_by_epoch(s, t) for s, t in zip(fast, times_of(fast), strict=True)], axis=0)
+    reduction, increase, _ = np.mean([speed_by_epoch(s) for s in fast], axis=0)
     assert increase > reduction + 0.5
-    tests = {(t.what, t.level): t for t in running_by_epoch(fast, times_of(fast))}
+    tests = {(t.what, t.level): t for t in running_by_epoch(fast)}
     for level, n in (("session", 18), ("mouse", 6)):
         found = tests["running, reduction - increase, cm/s", level]
         assert found.n == (n,)
         assert found.estimate < -0.5
         assert found.p_adjusted < 0.001
     even = cohort(lambda day: 0.0, days=3)
-    assert min(t.p_adjusted for t in running_by_epoch(even, times_of(even))) > 0.05
+    assert min(t.p_adjusted for t in running_by_epoch(even)) > 0.05
 
 
 def test_speeds_without_their_times_are_refused():
-    one = session(0, 1)
+    one = structs.replace(session(0, 1), speed_t_s=np.zeros(3))
     with pytest.raises(ValueError, match=r"0-1\.nwb: 3 times of 12000 speeds"):
-        speed_by_epoch(one, np.zeros(3))
+        speed_by_epoch(one)

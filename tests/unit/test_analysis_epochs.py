@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loop2p.analysis.epochs import error_epochs
+from loop2p.analysis.epochs import Epochs, angle_deg, error_epochs, mean_angle_deg, passive_epochs
 from loop2p.analysis.sessions import SessionData
 
 GREY = BLACK = None
@@ -39,6 +39,7 @@ HIT = session(
 def test_bins_begin_with_the_first_grating_and_end_at_the_target():
     found = error_epochs(HIT)
     assert (found.start_s.tolist(), found.stop_s.tolist()) == ([10.5], [16.5])
+    assert found.rotation_deg.tolist() == [15, -30, 45]
     assert found.sign.tolist() == [1, -1, 1]
     assert at(found, 10.5, 12.4, 12.6, 14.4, 14.6, 16.4) == [1, 1, -1, -1, 1, 1]
 
@@ -85,3 +86,35 @@ def test_void_and_unfinished_trials_are_left_out():
     assert error_epochs(both).sign.tolist() == [1, 0]
     assert error_epochs(session([(0.0, "unfinished", None)], pictures[:3])).sign.tolist() == []
     assert at(error_epochs(session([(0.0, "void", None)], pictures[:4])), 1, 2) == [0, 0]
+
+
+def test_stretches_are_put_end_to_end():
+    two = Epochs(np.array([10.0, 20.0]), np.array([13.0, 25.5]), np.zeros(4))  # 8.5 s
+    times = np.array([9.9, 10.0, 12.9, 13.0, 19.0, 20.0, 21.0, 24.9, 25.1, 30.0])
+    assert two.bins(times).tolist() == [-1, 0, 1, -1, -1, 1, 2, 3, -1, -1]
+    assert two.session_s(np.array([0.0, 2.9, 3.0, 8.0])).tolist() == pytest.approx([10.0, 12.9, 20.0, 25.0])
+    none = np.zeros(0)
+    assert Epochs(none, none, none).bins(np.array([1.0])).tolist() == [-1]
+
+
+@pytest.mark.parametrize("rounding_s", [-1e-4, 0.0, 1e-4])
+def test_at_the_edge_of_a_bin_a_turn_ends_the_bin_and_an_event_begins_the_next_however_times_are_rounded(rounding_s):
+    pictures = [(0, GREY), (0.5, 60), (2.5 + rounding_s, 75), (6.5, BLACK)]
+    found = error_epochs(session([(0.0, "miss", None)], pictures))
+    assert found.rotation_deg.tolist() == [15, 0, 0]
+    assert found.bins(np.array([2.5 + rounding_s])).tolist() == [1]
+
+
+def test_passive_pictures_are_stretches_of_their_own_and_none_turns():
+    one = session([(0.0, "miss", None)], [(0, 30), (1.5, 90), (2, 15), (4, BLACK), (6, 60), (7, 75), (9, BLACK)])
+    one.phases[:] = [("baseline", "passive", 0.0, 8.0), ("closed_loop", "", 8.0, 20.0)]
+    found = passive_epochs(one)
+    assert found.start_s.tolist() == [0, 1.5, 2, 6, 7]
+    assert found.stop_s.tolist() == [1.5, 2, 4, 7, 8]
+    assert found.rotation_deg.tolist() == [0, 0, 0]
+    assert mean_angle_deg(one, found).tolist() == [45, 15, 67.5]
+
+
+def test_the_angle_is_that_of_the_last_grating_and_blanks_do_not_change_it():
+    assert np.isnan(angle_deg(HIT, np.array([-1.0]))).all()
+    assert angle_deg(HIT, np.array([0.0, 10.2, 10.5, 19.0])).tolist() == [45, 45, 60, 90]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from loop2p.analysis.fluorescence import dff, rolling_percentile, subtract_neuropil, subtract_shared
+from loop2p.analysis.fluorescence import dff, subtract_neuropil, subtract_shared
+from loop2p.analysis.percentiles import rolling_percentile
 
 RATE_HZ = 15.46
 
@@ -36,12 +37,6 @@ def test_f0_is_numpys_percentile_of_the_window_to_a_fraction_of_the_noise(trend)
     )
     assert error.max() < 0.1 * 0.04
     assert np.sqrt(np.mean(error**2)) < 0.02 * 0.04
-
-
-def test_a_window_wider_than_the_recording_is_the_whole_recording():
-    f = np.random.default_rng(2).gamma(9, 20, (50, 3))
-    expected = np.broadcast_to(np.percentile(f, 10, axis=0), f.shape)
-    assert np.allclose(rolling_percentile(f, 1.0, 1000.0, 10.0), expected, rtol=1e-6)
 
 
 def test_dff_does_not_know_gain_and_slow_drift():

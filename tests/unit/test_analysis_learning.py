@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from loop2p.analysis.acceptance import check, rows_of
+from loop2p.analysis.acceptance import check, rows_of_sessions
 from loop2p.analysis.learning import (
     accuracy,
     rate_ratios,
@@ -108,33 +108,33 @@ def test_a_cohort_that_learns_as_published_meets_the_rows():
         for day in range(1, 15):
             hits = 40 + int(rng.integers(-6, 7))
             arms["ndnf"].append(session(k + 20, day, hits, 80 - hits))
-    rows = {row.id: row for row in rows_of(arms)}
+    rows = {row.id: row for row in rows_of_sessions(arms)}
     assert [name for name, row in rows.items() if not row.met] == []
     assert rows["A2"].aim.endswith(": reached")
     assert "6 of 6 mice up" in rows["A2"].detail
 
 
 def test_a_cohort_that_learns_nothing_meets_none_of_the_learning_rows():
-    rows = {r.id: r for r in rows_of({"main": [s for k in range(6) for s in mouse(k, learns=False)]})}
+    rows = {r.id: r for r in rows_of_sessions({"main": [s for k in range(6) for s in mouse(k, learns=False)]})}
     assert [rows[name].met for name in ("A2", "A3", "A4")] == [False, False, False]
     assert rows["A19"].met is None
 
 
 def test_a_trend_of_running_is_seen():
     assert running_slope(mouse(1, slope=0.2)) == pytest.approx(0.2, abs=0.01)
-    rows = {r.id: r for r in rows_of({"main": [s for k in range(6) for s in mouse(k, slope=0.2)]})}
+    rows = {r.id: r for r in rows_of_sessions({"main": [s for k in range(6) for s in mouse(k, slope=0.2)]})}
     assert rows["A5"].met is False
 
 
 def test_one_mouse_is_no_test_over_mice_and_leaves_those_rows_open():
-    rows = {r.id: r for r in rows_of({"main": mouse(1), "led": mouse(2), "ndnf": mouse(3, learns=False)})}
+    rows = {r.id: r for r in rows_of_sessions({"main": mouse(1), "led": mouse(2), "ndnf": mouse(3, learns=False)})}
     assert [rows[name].met for name in ("A5", "A19")] == [None, None]
     assert rows["A2"].met is True
 
 
 def test_a_mouse_without_its_first_day_is_named():
     with pytest.raises(SessionError, match=r"1-2\.nwb: the first session of m1 is day 2, expected day 1"):
-        rows_of({"main": mouse(1)[1:]})
+        rows_of_sessions({"main": mouse(1)[1:]})
 
 
 def test_a_file_that_is_no_session_says_what_is_missing(tmp_path: Path):

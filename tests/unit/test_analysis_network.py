@@ -84,11 +84,11 @@ def test_a_neuron_whose_events_are_nearly_all_amplified_has_no_result():
 
 
 def test_planted_neurons_are_found_significant():
-    found = network([session(gain=1.0)], 1, n_other=0)
-    assert found.roi.tolist() == [0, 1]
+    found = network([session(day, gain=1.0) for day in (1, 2, 3)], 1, n_other=0)
+    assert found.roi.tolist() == [0, 1] * 3
     planted = found.summary()
-    assert planted.everyone.n == planted.significant.n == planted.as_paper.n == 2
-    assert planted.p_share == pytest.approx(0.05**2)
+    assert planted.everyone.n == planted.significant.n == planted.as_paper.n == 6
+    assert planted.p_share == pytest.approx(0.05**6)
     assert planted.everyone.accuracy > planted.everyone.accuracy_shuffled + 0.1
 
 
@@ -120,6 +120,12 @@ def test_other_neurons_are_a_seeded_sample_and_those_with_few_events_are_left_ou
     assert rare.n_events.tolist() == [N_OWN] * 2
     assert rare.role.tolist() == ["plus", "minus"]
     assert rare.summary(["other"]).everyone.n == 0
+
+
+def test_a_seed_may_be_several_numbers():
+    one, same, other = (network([session()], seed, 1, 1) for seed in ([5, 3], (5, 3), [5, 4]))
+    assert np.array_equal(one.r_shuffled, same.r_shuffled)
+    assert not np.array_equal(one.r_shuffled, other.r_shuffled)
 
 
 def test_activity_can_come_from_elsewhere():

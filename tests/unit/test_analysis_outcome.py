@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loop2p.analysis.columns import joined
 from loop2p.analysis.outcome import ended_trials, outcomes, trial_residuals
 from loop2p.analysis.residuals import Coincident
 from loop2p.analysis.sessions import PlaneEvents, SessionData
@@ -67,7 +68,7 @@ def test_trials_without_an_outcome_are_left_out():
 
 
 def test_a_neurons_residuals_are_averaged_by_trial_and_a_silent_one_is_zero():
-    events = Coincident(np.array([1.0, 2.9, 5.0, 1.5]), np.array([3, 3, 3, 7]), *np.zeros((2, 4)))
+    events = Coincident(np.array([1.0, 2.9, 5.0, 1.5]), np.array([3, 3, 3, 7]), *np.zeros((3, 4)))
     z = np.array([1.0, 2.0, 4.0, -1.0])
     mean_z, n = trial_residuals(events, z, np.array([1.0, 3.0, 3.1, 20.0]))
     assert mean_z.tolist() == [[1.5, -1], [0, 0], [4.0, 0], [0, 0]]  # an event at the epoch's very end is the next's
@@ -79,31 +80,33 @@ def test_reward_is_told_after_and_not_before():
     assert found.accuracy.shape == found.shuffled.shape == (4, 2)
     assert np.mean(found.balanced - found.balanced_shuffled, axis=0)[0] > 0.15
     assert (found.n == [15, 10]).all()
-    assert found.margin("after").mean() > 0.15
-    assert found.p_sessions("after") < 0.01
-    assert found.p_mice("after") < 0.2  # two mice
-    assert abs(found.margin("before").mean()) < 0.15
-    assert found.p_sessions("before") > 0.01
+    over_sessions, over_mice, mixed = found.tests("after")
+    assert over_sessions.estimate == found.margins("after").mean() > 0.15
+    assert over_sessions.p < 0.01
+    assert over_mice.p < 0.2  # two mice
+    assert (over_sessions.n, over_mice.n, mixed.n) == ((4,), (2,), (2,))
+    assert abs(found.margins("before").mean()) < 0.15
+    assert found.tests("before")[0].p > 0.01
 
 
 def test_success_is_told_before_by_the_role():
     found = outcomes(cohort(before=4.0), 1, n_shuffles=1)
-    assert found.margin("before").mean() > 0.1
-    assert found.p_sessions("before") < 0.01
+    assert found.margins("before").mean() > 0.1
+    assert found.tests("before")[0].p < 0.01
     plus, minus, other = found.residuals_by_mouse("before", "hit").mean(axis=0)
     assert plus > other > minus
     assert 3 < plus - minus < 8  # less than planted: z is in SDs that hold the signal too
-    assert max(found.p_roles("before", "hit")) < 0.1
+    assert max(test.p for test in found.role_tests("before", "hit")[:2]) < 0.1
     for epoch, outcome in (("before", "miss"), ("after", "hit"), ("after", "miss")):
         assert np.abs(found.residuals_by_mouse(epoch, outcome).mean(axis=0)).max() < 0.4
-        assert found.p_roles(epoch, outcome)[0] > 0.01
+        assert found.role_tests(epoch, outcome)[0].p > 0.01
 
 
 def test_dendrites_that_know_nothing_tell_nothing():
     found = outcomes(cohort(), 1, n_shuffles=1)
     for epoch in ("after", "before"):
-        assert abs(found.margin(epoch).mean()) < 0.15
-        assert found.p_sessions(epoch) > 0.01
+        assert abs(found.margins(epoch).mean()) < 0.15
+        assert found.tests(epoch)[0].p > 0.01
 
 
 def test_a_session_of_hits_alone_has_residuals_and_no_accuracy():
@@ -111,8 +114,8 @@ def test_a_session_of_hits_alone_has_residuals_and_no_accuracy():
     assert np.isnan(found.accuracy[0]).all()
     assert np.isfinite(found.residuals("after", "hit")[0]).all()
     assert np.isnan(found.residuals("after", "miss")[0]).all()
-    assert len(found.margin("after")) == 1
-    assert np.isnan([found.p_sessions("after"), found.p_mice("after"), *found.p_roles("after", "miss")]).all()
+    assert np.isfinite(found.margins("after")).tolist() == [False, True]
+    assert np.isnan([test.p for test in (*found.tests("after"), *found.role_tests("after", "miss"))]).all()
     assert found.residuals_by_mouse("after", "miss").shape == (2, 3)
 
 
@@ -120,3 +123,11 @@ def test_the_same_seed_gives_the_same_whatever_else_is_decoded():
     one, both = outcomes([session()], 1, n_shuffles=1), outcomes([session(), session(mouse=1)], 1, n_shuffles=1)
     assert np.array_equal(one.accuracy[0], both.accuracy[0])
     assert np.array_equal(one.shuffled[0], both.shuffled[0])
+
+
+def test_sessions_decoded_one_by_one_are_put_together():
+    parts = [outcomes([session(mouse)], seed=(1, mouse), n_shuffles=1) for mouse in range(2)]
+    whole = joined(parts)
+    assert whole.mouse.tolist() == ["m0", "m1"]
+    for name in whole.__struct_fields__:
+        assert np.array_equal(getattr(whole, name)[1], getattr(parts[1], name)[0])

@@ -59,7 +59,7 @@ def test_pairs_are_found_in_another_order_and_with_cells_in_one_plane_only():
     clean = activity(30, 1)
     order = np.random.default_rng(4).permutation(30)
     distal = noisy(0.2 + 0.7 * clean[:, order], 3)[:, :25]
-    pairs = pair(noisy(clean, 2), distal[:-1], RATE_HZ)
+    pairs = pair(noisy(clean, 2), distal[:-1], RATE_HZ, smooth_s=0.2)
     assert sorted(found(pairs)) == sorted(zip(order[:25].tolist(), range(25), strict=True))
     assert np.all(np.diff(pairs.proximal) > 0)
     assert pairs.r.min() >= 0.6
@@ -73,7 +73,7 @@ def test_smoothing_finds_pairs_that_noise_hides_and_makes_none_up():
     clean, foreign = activity(30, 1), activity(30, 8)
     proximal, distal = noisy(clean, 2, sd=0.15), noisy(np.hstack([clean, foreign]), 3, sd=0.15)
     assert len(found(pair(proximal, distal, RATE_HZ, smooth_s=0))) < 10
-    smoothed = found(pair(proximal, distal, RATE_HZ))
+    smoothed = found(pair(proximal, distal, RATE_HZ, smooth_s=0.2))
     assert len(smoothed) >= 28
     assert all(p == d for p, d in smoothed)
 
@@ -95,7 +95,7 @@ def test_the_best_partner_taken_leaves_the_second():
     clean = np.repeat(activity(1, 1), 2, axis=1)  # two ROIs of one cell in each plane
     proximal = np.column_stack([noisy(clean, k, sd=sd)[:, 0] for k, sd in ((2, 0.10), (3, 0.05))])
     distal = np.column_stack([noisy(clean, k, sd=sd)[:, 0] for k, sd in ((4, 0.10), (5, 0.05))])
-    assert found(pair(proximal, distal, RATE_HZ)) == [(0, 0), (1, 1)]
+    assert found(pair(proximal, distal, RATE_HZ, smooth_s=0.2)) == [(0, 0), (1, 1)]
 
 
 def test_planes_that_differ_by_more_than_a_frame_are_refused():

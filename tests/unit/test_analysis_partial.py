@@ -8,11 +8,10 @@ import pytest
 from msgspec import structs
 from scipy.signal import lfilter
 
-from loop2p.analysis.behaviour import GratingTime, loop_time
-from loop2p.analysis.epochs import error_epochs
+from loop2p.analysis.columns import where
+from loop2p.analysis.epochs import Epochs, error_epochs
 from loop2p.analysis.partial import (
     ErrorEvents,
-    bin_rotation_deg,
     by_level,
     error_events,
     partial_regression,
@@ -137,24 +136,12 @@ def pictures(*rows, outcome="miss", hit_s=np.nan) -> SessionData:
     )
 
 
-def test_rotation_of_a_bin_is_all_its_turns_with_the_last_one_onto_the_target():
-    one = pictures((0, np.nan), (0.5, 60), (1, 75), (3, 30), (4.5, 90), (6.5, np.nan), outcome="hit", hit_s=4.5)
-    assert bin_rotation_deg(one, loop_time(one)).tolist() == [15.0, 15.0]
-
-
-def test_rotation_has_the_sign_of_the_error_epochs():
-    one = session(1, 1)
-    rotation = bin_rotation_deg(one, loop_time(one))
-    assert np.array_equal(np.sign(rotation), error_epochs(one).sign)
-    assert len(np.unique(rotation)) > 5
-
-
 def test_velocity_is_the_turns_before_low_passed_and_forgets_at_the_trial():
     one = pictures((0, np.nan), (0.5, 60), (1, 75), (9, np.nan))
     times = np.array([0.9, 1.0, 1.5, 3.0, 9.5])
-    found = velocity_deg_s(one, loop_time(one), times, tau_s=0.5)
+    found = velocity_deg_s(one, error_epochs(one), times, tau_s=0.5)
     assert found.tolist() == pytest.approx([0, 30, 30 * np.exp(-1), 30 * np.exp(-4), 0])
-    two = GratingTime(np.array([0.5, 2.0]), np.array([2.0, 9.0]))
+    two = Epochs(np.array([0.5, 2.0]), np.array([2.0, 9.0]), np.zeros(4))
     assert velocity_deg_s(one, two, np.array([3.0])).tolist() == [0.0]
 
 
@@ -176,13 +163,13 @@ def test_sessions_that_cannot_be_used_are_refused_by_name():
     one = session(0, 1)
     with pytest.raises(SessionError, match=r"0-1\.nwb: no events/dendritic_events"):
         error_events([structs.replace(one, events={0: one.events[0]})])
-    with pytest.raises(ValueError, match="no sessions"):
+    with pytest.raises(ValueError, match="nothing to put together"):
         error_events([])
 
 
 def test_a_mouse_with_too_few_events_is_named():
     found = planted()
-    few = found.where((found.mouse != "m2") | (np.cumsum(found.mouse == "m2") < 9))
+    few = where(found, (found.mouse != "m2") | (np.cumsum(found.mouse == "m2") < 9))
     with pytest.raises(ValueError, match=r"m2: . events of P\+ and P-, rank ., expected more events than 6 terms"):
         partial_regression(few)
     still = structs.replace(found, rotation_deg_s=np.zeros(len(found.z)))

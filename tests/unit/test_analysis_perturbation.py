@@ -1,52 +1,18 @@
 """A perturbation that lowers residuals or rates is measured, one that does nothing is not, block by block."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from msgspec import structs
 from scipy import stats
+from toy_blocks import N, blocks_session
 
 from loop2p.analysis.perturbation import ANAESTHESIA, LED, Perturbed, group_tests, perturbed, shift_tests
-from loop2p.analysis.sessions import PlaneEvents, SessionData, SessionError
-
-BLOCK_S, N = 776.0, 60
-ROLE = np.array(["plus"] * 4 + ["minus"] * 4 + ["other"] * (N - 8))
+from loop2p.analysis.sessions import PlaneEvents, SessionError
 
 
-def session(mouse: int, day: int, shift: float, factor: float, blocks=LED, dilute: float = 0.0) -> SessionData:
-    """Two blocks; in the second, residuals are shifted by SDs and rates multiplied. Events in the loop are far off.
-
-    dilute: SD of the error of somatic sizes, in logarithms.
-    """
-    rng = np.random.default_rng([mouse, day, 7])
-    rate_hz = 0.04 * np.exp(0.3 * rng.standard_normal(N))
-    shift_of_mouse = 0.1 * np.random.default_rng([mouse, 8]).standard_normal()
-    parts = []
-    for begin_s, shifted, times in ((0.0, 0.0, 1.0), (1000.0, shift + shift_of_mouse, factor), (2000.0, 30.0, 3.0)):
-        counts = rng.poisson(rate_hz * times * BLOCK_S)
-        roi = np.repeat(np.arange(N), counts)
-        soma = rng.lognormal(-0.4, 0.45, len(roi))
-        dendrite = 0.2 + 0.7 * soma + 0.2 * (rng.standard_normal(len(roi)) + shifted)
-        seen = soma * np.exp(dilute * rng.standard_normal(len(roi)))
-        parts.append(np.array([rng.uniform(begin_s, begin_s + BLOCK_S, len(roi)), roi, seen, dendrite]))
-    t_s, roi, soma, dendrite = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate([p[0] for p in parts]))]
-    none = np.zeros(0)
-    return SessionData(
-        path=Path(f"{mouse}-{day}.nwb"), mouse=f"m{mouse}", day=day, role=ROLE, start_s=none,
-        outcome=np.zeros(0, np.str_), hit_s=none, reward_s=none,
-        phases=[
-            ("baseline", blocks[0], 0.0, BLOCK_S), ("paused", "wait", BLOCK_S, 1000.0),
-            ("baseline", blocks[1], 1000.0, 1000.0 + BLOCK_S), ("closed_loop", "", 2000.0, 2000.0 + BLOCK_S),
-        ],
-        shown_s=none, shown_deg=none, lick_s=none, speed_cm_s=none,
-        events={0: PlaneEvents(t_s, roi.astype(int), soma), 1: PlaneEvents(t_s + 0.05, roi.astype(int), dendrite)},
-    )  # fmt: skip
-
-
-def cohort(shift: float, factor: float, mice: range, **more) -> Perturbed:
-    blocks = more.get("blocks", LED)
-    return perturbed([session(m, d, shift, factor, **more) for m in mice for d in (1, 2)], blocks)
+def cohort(shift: float, factor: float, mice: range, names=LED, **more) -> Perturbed:
+    sessions = [blocks_session(m, d, shift, factor, names, **more) for m in mice for d in (1, 2)]
+    return perturbed(sessions, names)
 
 
 def p_of(tests) -> dict[tuple[str, str], float]:
@@ -98,19 +64,19 @@ def test_groups_that_differ_are_told_apart_and_equal_ones_are_not():
 
 
 def test_anaesthesia_has_its_own_blocks():
-    found = cohort(-0.6, 0.4, range(2), blocks=ANAESTHESIA)
+    found = cohort(-0.6, 0.4, range(2), names=ANAESTHESIA)
     assert np.nanmean(found.residual) == pytest.approx(-0.6, abs=0.2)
 
 
 def test_the_control_block_s_own_mean_is_0_and_a_block_against_itself_too():
-    one = session(0, 1, -0.9, 0.4)
+    one = blocks_session(0, 1, -0.9, 0.4)
     found = perturbed([one], ("led-off", "led-off"))
     assert np.nanmax(np.abs(found.residual)) < 1e-9
     assert np.array_equal(found.rate_hz[:, 0], found.rate_hz[:, 1])
 
 
 def test_a_block_in_two_pieces_is_one_block():
-    one = session(0, 1, -0.9, 0.4)
+    one = blocks_session(0, 1, -0.9, 0.4)
     off, wait, _, loop = one.phases
     pieces = [
         ("baseline", "led-on", 1000.0, 1300.0),
@@ -124,7 +90,7 @@ def test_a_block_in_two_pieces_is_one_block():
 
 
 def test_a_neuron_without_a_line_has_a_rate_and_no_residual():
-    one = session(0, 1, -0.9, 0.4)
+    one = blocks_session(0, 1, -0.9, 0.4)
     kept = [(e.roi != 3) | (e.t_s > 900) for e in one.events.values()]
     events = {
         plane: PlaneEvents(e.t_s[k], e.roi[k], e.magnitude[k])
@@ -137,7 +103,7 @@ def test_a_neuron_without_a_line_has_a_rate_and_no_residual():
 
 
 def test_sessions_without_the_block_or_without_events_are_refused_by_name():
-    one = session(0, 1, 0.0, 1.0)
+    one = blocks_session(0, 1, 0.0, 1.0)
     with pytest.raises(SessionError, match=r"0-1\.nwb: passive blocks are led-off, led-on, expected one called awake"):
         perturbed([one], ANAESTHESIA)
     with pytest.raises(SessionError, match=r"0-1\.nwb: no events/dendritic_events"):

@@ -1,10 +1,14 @@
 """Coincident events and the line from soma to dendrite, on events whose truth is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from msgspec import structs
 
-from loop2p.analysis.residuals import LEAST_EVENTS, Coincident, coincident, fit_lines, z_residuals
-from loop2p.analysis.sessions import PlaneEvents
+from loop2p.analysis.columns import joined
+from loop2p.analysis.residuals import LEAST_EVENTS, Coincident, coincident, fit_lines, latency_r, z_residuals
+from loop2p.analysis.sessions import PlaneEvents, SessionData
 
 
 def events(t_s, roi, magnitude=None) -> PlaneEvents:
@@ -23,6 +27,7 @@ def test_an_event_takes_the_closest_partner_of_its_own_neuron():
     soma = events([1.0, 5.0, 9.0], [0, 0, 1])
     dendrite = events([1.4, 1.1, 5.0, 9.2], [0, 0, 1, 1])
     assert pairs_of(soma, dendrite) == [(0, 1), (2, 3)]
+    assert coincident(soma, dendrite).latency_s == pytest.approx([0.1, 0.2])  # of the dendrite, after the soma
 
 
 def test_a_partner_taken_by_a_closer_event_leaves_the_next_best():
@@ -67,7 +72,7 @@ def neurons(n_each: int = 400, shift: float = 0.0, seed: int = 0) -> tuple[Coinc
     roi = np.repeat(np.arange(3), n_each)
     x, z = rng.lognormal(0, 0.4, len(roi)), rng.standard_normal(len(roi)) + shift
     y = 0.1 * (roi + 1) + (0.5 + 0.2 * roi) * x + 0.1 * (roi + 1) * z
-    return Coincident(np.arange(len(roi)) * 1.0, roi, x, y), z
+    return Coincident(np.arange(len(roi)) * 1.0, roi, x, y, np.zeros(len(roi))), z
 
 
 def test_each_neuron_has_its_own_line():
@@ -94,7 +99,7 @@ def test_a_line_of_control_events_measures_the_shift_of_the_others():
     """As with the LED: the others lie 0.9 SD below the line that they had no part in."""
     control, _ = neurons(seed=1)
     lit, _ = neurons(seed=2, shift=-0.9)
-    both = Coincident(*(np.concatenate([getattr(e, f) for e in (control, lit)]) for f in Coincident.__struct_fields__))
+    both = joined([control, lit])
     is_control = np.arange(len(both.roi)) < len(control.roi)
     z = z_residuals(both, fit_lines(both, 3, is_control))
     assert z[is_control].mean() == pytest.approx(0, abs=1e-9)
@@ -106,7 +111,30 @@ def test_a_neuron_of_few_events_or_of_one_size_has_no_line():
     assert np.isnan(fit_lines(few, 3).slope).all()
     enough, _ = neurons(n_each=LEAST_EVENTS)
     assert np.isfinite(fit_lines(enough, 3).slope).all()
-    same = Coincident(enough.t_s, enough.roi, np.full_like(enough.soma, 0.7), enough.dendrite)
+    same = structs.replace(enough, soma=np.full_like(enough.soma, 0.7))
     assert np.isnan(z_residuals(same, fit_lines(same, 3))).all()
-    exact = Coincident(enough.t_s, enough.roi, enough.soma, 0.2 + 0.7 * enough.soma)
+    exact = structs.replace(enough, dendrite=0.2 + 0.7 * enough.soma)
     assert np.isnan(z_residuals(exact, fit_lines(exact, 3))).all()
+
+
+def timed(lead_s: float, delay_s: float) -> SessionData:
+    """Three neurons; dendrites are late by `delay_s` with an SD of 0.1 s, and earlier by `lead_s` an SD of residual."""
+    found, z = neurons()
+    rng = np.random.default_rng(3)
+    late_s = delay_s - lead_s * z + rng.normal(0, 0.1, len(z))
+    t_s = 2.0 * rng.permutation(len(z))
+    none = np.zeros(0)
+    return SessionData(
+        path=Path("x.nwb"), mouse="m", day=1, role=np.array(["plus", "minus", "other", "other"]), start_s=none,
+        outcome=none.astype(str), hit_s=none, reward_s=none, phases=[("closed_loop", "", 0.0, 1e4)], shown_s=none,
+        shown_deg=none, lick_s=none, speed_t_s=none, speed_cm_s=none,
+        events={0: PlaneEvents(t_s, found.roi, found.soma), 1: PlaneEvents(t_s + late_s, found.roi, found.dendrite)},
+    )  # fmt: skip
+
+
+def test_amplified_events_that_lead_are_found_whatever_the_delay_of_the_planes():
+    r = latency_r(timed(lead_s=0.03, delay_s=0.1))
+    assert r[:3] == pytest.approx([-0.29] * 3, abs=0.1)
+    assert np.isnan(r[3])
+    assert latency_r(timed(lead_s=0.03, delay_s=-0.1))[:3] == pytest.approx(r[:3], abs=0.02)
+    assert np.abs(latency_r(timed(lead_s=0.0, delay_s=0.1))[:3]).max() < 0.15

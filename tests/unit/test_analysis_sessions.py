@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_session import Made, make_session, write_journal
+from synthetic_session import T0_NS, Made, make_session, write_journal
 
 from loop2p.analysis.contrast import contrast
 from loop2p.analysis.epochs import error_epochs
-from loop2p.analysis.sessions import SessionError, read_session
-from loop2p.protocol import Lick, Trial
+from loop2p.analysis.sessions import SessionError, find_sessions, read_session
+from loop2p.protocol import Lick, Trial, Wheel
 from loop2p.recording.nwb import build, write_nwb
 from loop2p.recording.nwb_offline import add_detected_events
 from loop2p.recording.run import Run
@@ -44,6 +44,14 @@ def test_trials_and_licks_are_those_of_the_session(made: Made, folder: Path):
     assert session.hit_s[session.outcome == "hit"].tolist() == hits != []
     licks = [e.message for _, e in made.envelopes if isinstance(e.message, Lick)]
     assert len(session.lick_s) == len(licks) > 0
+    wheel = [e.message for _, e in made.envelopes if isinstance(e.message, Wheel)]
+    assert len(session.speed_t_s) == len(session.speed_cm_s) > 0.9 * len(wheel)
+    assert (np.diff(session.speed_t_s) > 0).all()
+    k = len(wheel) // 2
+    at = wheel[k].t_ns / 1e9 - T0_NS / 1e9
+    nearest = int(np.argmin(np.abs(session.speed_t_s - at)))
+    assert abs(session.speed_t_s[nearest] - at) < 0.01
+    assert session.speed_cm_s[nearest] == wheel[k].speed_cm_s
     assert set(session.role.tolist()) == {"plus", "minus"}  # all of its ROIs are in a group
 
 
@@ -69,3 +77,16 @@ def test_a_recording_without_events_is_read_and_only_the_contrast_refuses_it(fol
     assert bare.events == {}
     with pytest.raises(SessionError, match=r"bare\.nwb: no events/somatic_events, expected the events of both planes"):
         contrast([bare])
+
+
+def test_sessions_of_both_kinds_are_found(tmp_path: Path):
+    for name in (
+        "led/mouse-01/day-02.nwb", "led/mouse-01/day-01.nwb", "led/mouse-00/.day-02.partial.nwb", "led/mouse-00/n.txt",
+        "a/day3/session.toml", "a/day3/plane0/F.npy", "a/day3/ophys.nwb", "a/day3/plane0/ophys.nwb", "z/session.nwb",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_sessions(tmp_path)]
+    assert found == ["a/day3", "led/mouse-01/day-01.nwb", "led/mouse-01/day-02.nwb", "z/session.nwb"]
+    assert find_sessions(tmp_path / "a" / "day3") == [tmp_path / "a" / "day3"]
+    assert find_sessions(tmp_path / "led" / "mouse-00") == []

@@ -19,7 +19,8 @@ def events(relation, n_rois: int = 40, n_each: int = 80, noise: float = 0.2, see
     rng = np.random.default_rng(seed)
     roi = np.repeat(np.arange(n_rois), n_each)
     soma = rng.lognormal(-0.46, 0.45, len(roi))
-    return Coincident(np.arange(len(roi)) * 1.0, roi, soma, relation(soma) + rng.normal(0, noise, len(roi)))
+    dendrite = relation(soma) + rng.normal(0, noise, len(roi))
+    return Coincident(np.arange(len(roi)) * 1.0, roi, soma, dendrite, np.zeros(len(roi)))
 
 
 def cohort(relation, **more) -> list:
@@ -36,9 +37,11 @@ def test_the_shape_that_was_planted_has_the_lowest_aic(planted):
     assert max(found.best, key=lambda name: found.best[name]) == planted
     means = {"linear": 0.0, **found.daic}
     assert min(means, key=lambda name: means[name]) == planted
-    assert max(found.p_neurons.values()) < 0.01
+    exponential, logarithmic, _ = found.tests[::3]
+    assert max(exponential.p, logarithmic.p) < 0.01
+    assert exponential.estimate == pytest.approx(found.daic["exponential"])
     assert found.n_neurons == 240
-    assert found.mice == ["a", "b", "c"]
+    assert [test.n for test in found.tests[:3]] == [(240,), (3,), (3,)]
 
 
 def test_sizes_that_know_nothing_of_each_other_have_no_shape():
@@ -86,7 +89,8 @@ def test_a_line_that_changes_in_the_session_shows_in_later_events_alone():
     found = compare([fit_shapes(drifting(seed), 40) for seed in range(6)], MICE)
     assert abs(found.r) < 1e-9
     assert found.r_ahead > 0.2
-    assert found.p_r_ahead_mice < 0.01
+    assert found.tests[-2].level == "mouse"
+    assert found.tests[-2].p < 0.01
 
 
 def test_few_events_have_no_shape_and_one_mouse_no_test():
@@ -96,7 +100,7 @@ def test_few_events_have_no_shape_and_one_mouse_no_test():
         compare([few], ["a"])
     one = compare([fit_shapes(events(RELATIONS["linear"]), 41)], ["a"])
     assert one.n_neurons == 40
-    assert np.isnan(one.p_mice["exponential"])
+    assert np.isnan(one.tests[1].p)
 
 
 def test_a_size_without_a_logarithm_is_refused_by_name():

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 from scipy import stats
 
-from loop2p.analysis.epochs import BIN_S, error_epochs
+from loop2p.analysis.epochs import BIN_S, Epochs, error_epochs, mean_angle_deg, passive_epochs
 from loop2p.analysis.learning import by_mouse, running_slope
 from loop2p.analysis.sessions import SessionData
 from loop2p.analysis.statistics import Floats, Level, Test, adjusted, mouse_means, t_one_sample, t_paired
@@ -18,84 +17,14 @@ LEAST_BINS = 30
 """Fewer 2 s bins than this, one minute, are no correlation. Ours."""
 LEAST_SHIFT = 10
 """Bins by which the control is shifted at least, 20 s: licks come in bouts of a few seconds. Ours."""
-PER_BIN = 40
-"""Samples of the screen in a bin: every 50 ms, about a frame of a plane."""
 EPOCH_SIGNS = {"reduction": 1, "increase": -1, "neither": 0}
 """Columns of `speed_by_epoch`, with the signs of their bins."""
 
 
-class GratingTime(Struct, frozen=True):
-    """Stretches of a session in which a grating counts, put end to end and cut into 2 s bins, as error epochs are."""
-
-    start_s: Floats
-    stop_s: Floats
-    """(n_stretches,) rising."""
-
-    @property
-    def n_bins(self) -> int:
-        return int((self.stop_s - self.start_s).sum() // BIN_S)
-
-    def bins(self, t_s: Floats) -> NDArray[np.int64]:
-        """(n,) bin at each time; -1 outside the stretches and after the last whole bin."""
-        found = np.full(len(t_s), -1)
-        if not len(self.start_s):
-            return found
-        stretch = np.searchsorted(self.start_s, t_s, "right") - 1
-        inside = (stretch >= 0) & (t_s < self.stop_s[stretch])
-        found[inside] = ((self._before_s[stretch] + t_s - self.start_s[stretch])[inside] // BIN_S).astype(int)
-        found[found >= self.n_bins] = -1
-        return found
-
-    def session_s(self, grating_s: NDArray[np.floating[Any]]) -> Floats:
-        """Session time of any array of grating times, from 0."""
-        stretch = np.searchsorted(self._before_s, grating_s, "right") - 1
-        return np.asarray(self.start_s[stretch] + grating_s - self._before_s[stretch])
-
-    @property
-    def _before_s(self) -> Floats:
-        """(n_stretches,) grating time gone when each stretch begins."""
-        lengths = self.stop_s - self.start_s
-        return np.asarray(np.cumsum(lengths) - lengths)
-
-
-def loop_time(session: SessionData) -> GratingTime:
-    """Where the grating followed the neurons: from the first grating of a trial to the target or the timeout."""
-    epochs = error_epochs(session)
-    return GratingTime(epochs.start_s, epochs.stop_s)
-
-
-def passive_time(session: SessionData) -> GratingTime:
-    """Where gratings came by themselves: the pictures of all passive blocks."""
-    parts = [np.zeros((0, 2))]
-    for phase, _, start, stop in session.phases:
-        if phase != "baseline":
-            continue
-        chosen = np.isfinite(session.shown_deg) & (session.shown_s >= start) & (session.shown_s < stop)
-        ends = np.append(session.shown_s[1:], stop).clip(max=stop)
-        parts.append(np.column_stack([session.shown_s[chosen], ends[chosen]]))
-    start_s, stop_s = np.concatenate(parts).T
-    return GratingTime(start_s, stop_s)
-
-
-def angle_deg(session: SessionData, t_s: Floats) -> Floats:
-    """Angle of the last grating that was shown by each time, of any shape; NaN before the first."""
-    grating = np.isfinite(session.shown_deg)
-    angles = np.append(np.nan, session.shown_deg[grating])
-    return np.asarray(angles[np.searchsorted(session.shown_s[grating], t_s, "right")])
-
-
-def mean_angle_deg(session: SessionData, time: GratingTime) -> Floats:
-    """(n_bins,) mean displayed angle of each bin."""
-    samples = (np.arange(time.n_bins * PER_BIN) + 0.5) * BIN_S / PER_BIN
-    if not len(samples):
-        return np.zeros(0)
-    return np.asarray(angle_deg(session, time.session_s(samples)).reshape(-1, PER_BIN).mean(axis=1))
-
-
-def lick_rate_hz(session: SessionData, time: GratingTime) -> Floats:
+def lick_rate_hz(session: SessionData, epochs: Epochs) -> Floats:
     """(n_bins,) licks a second."""
-    bins = time.bins(session.lick_s)
-    return np.bincount(bins[bins >= 0], minlength=time.n_bins) / BIN_S
+    bins = epochs.bins(session.lick_s)
+    return np.bincount(bins[bins >= 0], minlength=epochs.n_bins) / BIN_S
 
 
 class LickAngle(Struct, frozen=True):
@@ -144,10 +73,9 @@ def licking(sessions: Sequence[SessionData], seed: int) -> Licking:
     The time from the target to the next trial is in neither: there the mouse drinks.
     """
     rng = np.random.default_rng(seed)
-    times = (loop_time, passive_time)
     found = [
-        [lick_angle(lick_rate_hz(s, time), mean_angle_deg(s, time), rng) for time in (make(s) for make in times)]
-        for s in sessions
+        [lick_angle(lick_rate_hz(s, epochs), mean_angle_deg(s, epochs), rng) for epochs in kinds]
+        for s, kinds in ((s, (error_epochs(s), passive_epochs(s))) for s in sessions)
     ]
     columns = np.array([[x for one in row for x in (one.r, one.r_shuffled, one.p)] for row in found]).reshape(-1, 6)
     return Licking(np.array([s.mouse for s in sessions]), np.array([s.day for s in sessions], np.int64), *columns.T)
@@ -176,32 +104,28 @@ def running_trend(sessions: Sequence[SessionData]) -> Test:
     return t_one_sample(slopes, 0.0, what="running, cm/s a day", level="mouse")
 
 
-def speed_by_epoch(session: SessionData, speed_t_s: Floats) -> Floats:
+def speed_by_epoch(session: SessionData) -> Floats:
     """(3,) mean speed, cm/s, in bins of closed loop where the error falls, grows, and neither; NaN if none.
 
-    speed_t_s: (n_readings,) times of `session.speed_cm_s`. Raises ValueError on another number of times.
+    Raises ValueError where speeds and their times are not as many.
     """
-    if len(speed_t_s) != len(session.speed_cm_s):
-        raise ValueError(
-            f"{session.path}: {len(speed_t_s)} times of {len(session.speed_cm_s)} speeds, expected as many"
-        )
+    times, speeds = session.speed_t_s, session.speed_cm_s
+    if len(times) != len(speeds):
+        raise ValueError(f"{session.path}: {len(times)} times of {len(speeds)} speeds, expected as many")
     epochs = error_epochs(session)
-    bins = GratingTime(epochs.start_s, epochs.stop_s).bins(speed_t_s)
-    speeds, signs = session.speed_cm_s[bins >= 0], epochs.sign[bins[bins >= 0]]
+    inside = epochs.bins(times) >= 0
+    speeds, signs = speeds[inside], epochs.at(times[inside])
     chosen = [speeds[signs == sign] for sign in EPOCH_SIGNS.values()]
     return np.array([c.mean() if len(c) else np.nan for c in chosen])
 
 
-def running_by_epoch(sessions: Sequence[SessionData], speed_t_s: Sequence[Floats], alpha: float = 0.05) -> list[Test]:
-    """Running in the three kinds of bin, pair by pair, over sessions and over mice, adjusted after BKY (ED3g).
-
-    speed_t_s: for each session the times of its speeds.
-    """
-    speeds = np.array([speed_by_epoch(s, t) for s, t in zip(sessions, speed_t_s, strict=True)]).reshape(-1, 3)
+def running_by_epoch(sessions: Sequence[SessionData], alpha: float = 0.05) -> list[Test]:
+    """Running in the three kinds of bin, pair by pair, over sessions and over mice, adjusted after BKY (ED3g)."""
+    speeds = np.array([speed_by_epoch(session) for session in sessions]).reshape(-1, len(EPOCH_SIGNS))
     mouse = np.array([s.mouse for s in sessions])
     names = list(EPOCH_SIGNS)
     tests = []
-    for one, other in combinations(range(3), 2):
+    for one, other in combinations(range(len(names)), 2):
         what = f"running, {names[one]} - {names[other]}, cm/s"
         tests += _at_both(speeds[:, one], speeds[:, other], mouse, what)
     return adjusted(tests, alpha)

@@ -7,12 +7,13 @@ the same way, never against 0.5. Measured on 30 features of noise, accuracy and 
 and .47, 5 + 12 .55 and .46, 3 + 20 .76 and .46 (standard errors .02).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from sklearn import config_context
-from sklearn.svm import SVC
-from threadpoolctl import threadpool_limits
+
+from loop2p.analysis import svm
 
 LEAST_OF_CLASS = 3
 """With fewer there is no result: a fold would hold a single sample, which has no neighbour to interpolate to."""
@@ -45,23 +46,7 @@ def leave_one_out(features: NDArray[np.float64], labels: NDArray[np.bool_], seed
     up samples of the rarer class in folds whose classes are unequal. Raises ValueError for shapes that do not fit and
     for values that are not finite.
     """
-    if features.ndim != 2 or labels.shape != features.shape[:1] or labels.dtype != bool:
-        found = f"features {features.shape}, labels {labels.shape} {labels.dtype}"
-        raise ValueError(f"{found}: expected (n_samples, n_features) and (n_samples,) bool")
-    if not np.isfinite(features).all():
-        sample, feature = np.argwhere(~np.isfinite(features))[0].tolist()
-        raise ValueError(f"sample {sample}, feature {feature}: {features[sample, feature]}, expected a finite number")
-    rng = np.random.default_rng(seed)
-    n_true, n_false = int(labels.sum()), int((~labels).sum())
-    if min(n_true, n_false) < LEAST_OF_CLASS or not (features != features[0]).any():
-        return Decoded(np.nan, np.nan, np.full(len(labels), np.nan), n_true, n_false)
-    seeds = rng.integers(2**31, size=len(labels)).tolist()
-    # One thread, and no checks of what was just checked: the folds are small, the overhead is what takes the time.
-    with threadpool_limits(1), config_context(assume_finite=True, skip_parameter_validation=True):
-        confidence = np.array([_distance(features, labels, k, seed) for k, seed in enumerate(seeds)])
-    told = (1 + np.sign(confidence) * np.where(labels, 1, -1)) / 2
-    balanced = (told[labels].mean() + told[~labels].mean()) / 2
-    return Decoded(float(told.mean()), float(balanced), confidence, n_true, n_false)
+    return _decoded(features, labels, [np.arange(len(labels))], np.random.default_rng(seed))[0]
 
 
 def shuffled(
@@ -73,44 +58,48 @@ def shuffled(
     else the caller knows of the label's owner.
     """
     rng = np.random.default_rng(seed)
-    return [leave_one_out(rng.permutation(features), labels, rng) for _ in range(n)]
+    return _decoded(features, labels, [rng.permutation(len(labels)) for _ in range(n)], rng)
 
 
-def evened(
-    features: NDArray[np.float64], labels: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """SMOTE (Chawla et al. 2002): samples of the rarer class are made up until both are equal, and put at the end.
-
-    Each lies at random between a sample and one of its NEIGHBOURS nearest of the class. As imbalanced-learn does it,
-    which is the reference in the tests; its checks take as long as all else in a fold together (measured: 3.0 ms of
-    CPU against 0.1-0.4 ms here). `features` (n_samples, n_features), at least two samples of the rarer class.
-    """
-    rarer = labels if 2 * labels.sum() <= len(labels) else ~labels
-    own, n_missing = features[rarer], len(labels) - 2 * int(rarer.sum())
-    if not n_missing:
-        return features, labels
-    squares = (own**2).sum(axis=1)
-    apart = squares[:, None] + squares - 2 * own @ own.T
-    np.fill_diagonal(apart, np.inf)
-    near = np.argsort(apart, axis=1)[:, : min(NEIGHBOURS, len(own) - 1)]
-    of = rng.integers(len(own), size=n_missing)
-    towards = near[of, rng.integers(near.shape[1], size=n_missing)]
-    made = own[of] + rng.random((n_missing, 1)) * (own[towards] - own[of])
-    return np.concatenate([features, made]), np.append(labels, np.full(n_missing, labels[rarer][0]))
+def with_shuffles(
+    features: NDArray[np.float64], labels: NDArray[np.bool_], seed: int | np.random.Generator, n: int
+) -> tuple[Decoded, list[Decoded]]:
+    """`leave_one_out` and `n` times `shuffled` in one go: a fifth faster for n = 19 (measured)."""
+    rng = np.random.default_rng(seed)
+    orders = [np.arange(len(labels)), *(rng.permutation(len(labels)) for _ in range(n))]
+    data, *chance = _decoded(features, labels, orders, rng)
+    return data, chance
 
 
-def _distance(features: NDArray[np.float64], labels: NDArray[np.bool_], left_out: int, seed: int) -> float:
-    """Of one sample to the hyperplane between the others."""
-    rest, known = np.delete(features, left_out, axis=0), np.delete(labels, left_out)
-    varies = (rest != rest[0]).any(axis=0)
-    if not varies.any():
-        return 0.0
-    rest = rest[:, varies]
-    mean, sd = rest.mean(axis=0), rest.std(axis=0)
-    rest = (rest - mean) / sd
-    rest, known = evened(rest, known, np.random.default_rng(seed))
-    # The products are taken here, by BLAS: a quarter less time than libsvm needs for its own (measured).
-    machine = SVC(kernel="precomputed", C=COST / rest.shape[1]).fit(rest @ rest.T, known)
-    normal = machine.dual_coef_[0] @ rest[machine.support_]
-    x = (features[left_out, varies] - mean) / sd
-    return float((x @ normal + machine.intercept_[0]) / np.linalg.norm(normal))
+def _decoded(
+    features: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    orders: Sequence[NDArray[np.int64]],
+    rng: np.random.Generator,
+) -> list[Decoded]:
+    """One for each order of the samples (n_samples,), which are then of the classes `labels`, first to last."""
+    if features.ndim != 2 or labels.shape != features.shape[:1] or labels.dtype != bool:
+        found = f"features {features.shape}, labels {labels.shape} {labels.dtype}"
+        raise ValueError(f"{found}: expected (n_samples, n_features) and (n_samples,) bool")
+    if not np.isfinite(features).all():
+        sample, feature = np.argwhere(~np.isfinite(features))[0].tolist()
+        raise ValueError(f"sample {sample}, feature {feature}: {features[sample, feature]}, expected a finite number")
+    n_true, n_false = int(labels.sum()), int((~labels).sum())
+    if min(n_true, n_false) < LEAST_OF_CLASS or not (features != features[0]).any():
+        none = Decoded(np.nan, np.nan, np.full(len(labels), np.nan), n_true, n_false)
+        return [none] * len(orders)
+    sign = np.where(labels, 1.0, -1.0)
+    signs = np.empty((len(orders), len(labels)))
+    for row, order in zip(signs, orders, strict=True):
+        row[order] = sign
+    # For the most that a fold may miss; the rows of those made up come first, so that a fold's first ones are the
+    # same numbers however many there are.
+    draws = rng.random((abs(n_true - n_false) + 1, 3, *signs.shape), np.float32)
+    distances = svm.distances(np.ascontiguousarray(features, float), signs, draws, COST, NEIGHBOURS)
+    return [_judged(row[order], labels) for row, order in zip(distances, orders, strict=True)]
+
+
+def _judged(confidence: NDArray[np.float64], labels: NDArray[np.bool_]) -> Decoded:
+    told = (1 + np.sign(confidence) * np.where(labels, 1, -1)) / 2
+    balanced = (told[labels].mean() + told[~labels].mean()) / 2
+    return Decoded(float(told.mean()), float(balanced), confidence, int(labels.sum()), int((~labels).sum()))

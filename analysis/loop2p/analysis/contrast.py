@@ -8,20 +8,18 @@ matters: a simulated main arm has dd 0.39 by the begin of the burst, 0.28 by a t
 sizes alone give a dd above 0 (tests/science), so an arm is judged against its twin without signal.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from scipy import stats
 
+from loop2p.analysis.columns import joined
 from loop2p.analysis.epochs import error_epochs
-from loop2p.analysis.learning import GROUPS
+from loop2p.analysis.levels import at_levels
 from loop2p.analysis.residuals import loop_residuals
 from loop2p.analysis.sessions import SessionData
+from loop2p.analysis.statistics import Floats, Test, mouse_means, t_one_sample
 
 EPOCHS = {"reduction": 1, "increase": -1}
 """Sign of the rotation; columns of the tables below, in this order."""
@@ -34,22 +32,27 @@ class Contrast(Struct, frozen=True):
     day: NDArray[np.int64]
     roi: NDArray[np.int64]
     role: NDArray[np.str_]
-    residual: NDArray[np.float64]
+    residual: Floats
     """(n, 2): error reduction, error increase; NaN without an event there."""
     n_events: NDArray[np.int64]
     """(n, 2)"""
 
-    def values(self, role: str) -> NDArray[np.float64]:
+    def values(self, role: str) -> Floats:
         """(n_neuron_sessions, 2) of a group."""
         return np.asarray(self.residual[self.role == role])
-
-    def by_mouse(self, role: str) -> NDArray[np.float64]:
-        """(n_mice, 2) of a group: means over a mouse's neuron-sessions, mice in order of their names."""
-        return np.array([_mean(self.residual[(self.mouse == m) & (self.role == role)]) for m in self.mice])
 
     @property
     def mice(self) -> list[str]:
         return sorted(set(self.mouse.tolist()))
+
+    def by_mouse(self, role: str) -> Floats:
+        """(n_mice, 2) of a group: means over a mouse's neuron-sessions, mice in order of their names; NaN if none."""
+        return np.column_stack([mouse_means(column, self.mouse, self.role == role)[:, 0] for column in self.residual.T])
+
+    def change_by_mouse(self, role: str) -> Floats:
+        """(n_mice,) reduction minus increase of a group."""
+        reduction, increase = self.by_mouse(role).T
+        return np.asarray(reduction - increase)
 
     @property
     def dd(self) -> dict[str, float]:
@@ -58,22 +61,37 @@ class Contrast(Struct, frozen=True):
         Positive: each group is amplified while the screen goes where it drives it. 0 where all dendrites get the same
         signal, or none (A13, A21).
         """
-        plus, minus = (self.by_mouse(role) for role in ("plus", "minus"))
-        return dict(zip(self.mice, ((plus[:, 0] - plus[:, 1]) - (minus[:, 0] - minus[:, 1])).tolist(), strict=True))
+        dd = self.change_by_mouse("plus") - self.change_by_mouse("minus")
+        return dict(zip(self.mice, dd.tolist(), strict=True))
 
-    def p_neurons(self, epoch: str) -> float:
-        """P+ against P- over neuron-sessions, t-test: as the paper has it, and too kind, as neurons come 14 times."""
-        column = list(EPOCHS).index(epoch)
-        return _p(stats.ttest_ind, *(_finite(self.values(role)[:, column]) for role in ("plus", "minus")))
+    def tests(self, epoch: str) -> list[Test]:
+        """P+ against P-: over neuron-sessions, as the paper has it, and too kind, as neurons come 14 times; over mice,
+        the honest one; mixed model (A12)."""
+        own = np.isin(self.role, ("plus", "minus"))
+        values = self.residual[own, list(EPOCHS).index(epoch)]
+        what = f"z residual, P+ - P-, error {epoch}"
+        return at_levels(values, self.mouse[own], self.role[own] == "plus", what=what, level="neuron-session")
 
-    def p_mice(self, epoch: str) -> float:
-        """P+ against P- over mice, paired t-test: the honest one."""
-        column = list(EPOCHS).index(epoch)
-        return _p(stats.ttest_1samp, _finite(self.by_mouse("plus")[:, column] - self.by_mouse("minus")[:, column]), 0.0)
+    def mouse_tests(self) -> list[Test]:
+        """Reduction minus increase of P+ and of P-, and dd, against 0 over mice (A13)."""
+        changes = {f"P{sign}": self.change_by_mouse(role) for sign, role in (("+", "plus"), ("-", "minus"))}
+        changes["P+ less P-"] = changes["P+"] - changes["P-"]
+        what = "z residual, error reduction - increase"
+        return [t_one_sample(v, 0.0, what=f"{what}, {name}", level="mouse") for name, v in changes.items()]
 
     def p_dd(self) -> float:
-        """dd against 0 over mice, t-test."""
-        return _p(stats.ttest_1samp, _finite(np.array(list(self.dd.values()))), 0.0)
+        """Of dd against 0 over mice."""
+        return self.mouse_tests()[-1].p
+
+
+_NONE = Contrast(
+    mouse=np.zeros(0, np.str_),
+    day=np.zeros(0, np.int64),
+    roi=np.zeros(0, np.int64),
+    role=np.zeros(0, np.str_),
+    residual=np.zeros((0, 2)),
+    n_events=np.zeros((0, 2), np.int64),
+)
 
 
 def contrast(sessions: Sequence[SessionData]) -> Contrast:
@@ -83,19 +101,10 @@ def contrast(sessions: Sequence[SessionData]) -> Contrast:
     shift that the LED gives all events is not taken for an error signal, and twins are measured alike. `roi` of an
     event must mean the same neuron in both planes. Raises SessionError for a session without events.
     """
-    parts = [_of_session(session) for session in sessions]
-    return Contrast(
-        mouse=np.concatenate([np.full(len(s.role), s.mouse) for s in sessions] or [np.zeros(0, np.str_)]),
-        day=np.concatenate([np.full(len(s.role), s.day) for s in sessions] or [np.zeros(0, np.int64)]),
-        roi=np.concatenate([np.arange(len(s.role)) for s in sessions] or [np.zeros(0, np.int64)]),
-        role=np.concatenate([s.role for s in sessions] or [np.zeros(0, np.str_)]),
-        residual=np.concatenate([residual for residual, _ in parts] or [np.zeros((0, 2))]),
-        n_events=np.concatenate([n for _, n in parts] or [np.zeros((0, 2), np.int64)]),
-    )
+    return joined([_NONE, *(_of_session(session) for session in sessions)])
 
 
-def _of_session(session: SessionData) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(n_rois, 2) mean z residual and number of events by kind of epoch."""
+def _of_session(session: SessionData) -> Contrast:
     n_rois = len(session.role)
     events, z = loop_residuals(session)
     sign = error_epochs(session).at(events.t_s)
@@ -105,33 +114,11 @@ def _of_session(session: SessionData) -> tuple[NDArray[np.float64], NDArray[np.i
         counts[:, column] = np.bincount(events.roi[chosen], minlength=n_rois)
         there = counts[:, column] > 0
         residual[there, column] = np.bincount(events.roi[chosen], z[chosen], n_rois)[there] / counts[there, column]
-    return residual, counts
-
-
-def _mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2,) means of the columns without their NaN; NaN of nothing."""
-    there = np.isfinite(rows)
-    n = there.sum(axis=0)
-    return np.where(n > 0, np.where(there, rows, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
-
-
-def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values[np.isfinite(values)]
-
-
-def _p(test: Callable[..., Any], *samples: Any) -> float:
-    """NaN where a sample is too small for a test."""
-    return np.nan if any(np.size(s) < 2 and np.ndim(s) for s in samples) else float(test(*samples).pvalue)
-
-
-def print_contrasts(contrasts: dict[str, Contrast], console: Console) -> None:
-    """A line for each arm, for a person."""
-    table = Table("", *(f"{epoch} {role}" for epoch in EPOCHS for role in GROUPS), "p neuron-sessions", "p mice", "dd")
-    for name, found in contrasts.items():
-        means = [f"{_mean(found.values(role))[column]:+.3f}" for column in range(2) for role in GROUPS]
-        tests = (" / ".join(f"{test(epoch):.2g}" for epoch in EPOCHS) for test in (found.p_neurons, found.p_mice))
-        dd = np.array(list(found.dd.values()))
-        sem = dd.std(ddof=1) / np.sqrt(len(dd)) if len(dd) > 1 else np.nan
-        above = f"{np.sum(dd > 0)}/{len(dd)} mice"
-        table.add_row(name, *means, *tests, f"{dd.mean():+.3f} +- {sem:.3f}, {above}, p = {found.p_dd():.2g}")
-    console.print(table)
+    return Contrast(
+        mouse=np.full(n_rois, session.mouse),
+        day=np.full(n_rois, session.day),
+        roi=np.arange(n_rois),
+        role=session.role,
+        residual=residual,
+        n_events=counts,
+    )

@@ -1,10 +1,12 @@
 """From rates to events: peaks, their sizes and times (docs/experiment.md 3.6)."""
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
+from loop2p.analysis.percentiles import percentile
 from loop2p.analysis.sessions import PlaneEvents
 
 LEAST_SD = 4.0
@@ -22,10 +24,12 @@ def find_events(rates: ArrayLike, rate_hz: float, start_s: float, least_sd: floa
     findpeaks measures it unless told otherwise; for a peak that stands alone that is half height. Time = time of the
     peak. A ROI that is NaN has no events. Raises ValueError for what is no table of frames.
     """
-    table = np.asarray(rates, float)
+    table = np.asarray(rates, np.float32)
     if table.ndim != 2:
         raise ValueError(f"rates of shape {table.shape}, expected (n_frames, n_rois)")
-    found = [_peaks(rate, least_sd) for rate in table.T]
+    middle = percentile(table, 50)
+    least = least_sd * 1.4826 * percentile(np.abs(table - middle), 50)
+    found = [_peaks(*of_roi) for of_roi in zip(table.T, middle.tolist(), least.tolist(), strict=True)]
     frame = np.concatenate([np.zeros(0, np.int64), *(frames for frames, _ in found)])
     size = np.concatenate([np.zeros(0), *(sizes for _, sizes in found)]) / rate_hz
     roi = np.repeat(np.arange(len(found)), [len(frames) for frames, _ in found])
@@ -33,13 +37,12 @@ def find_events(rates: ArrayLike, rate_hz: float, start_s: float, least_sd: floa
     return PlaneEvents(start_s + frame[order] / rate_hz, roi[order], size[order])
 
 
-def _peaks(rate: NDArray[np.float64], least_sd: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Frames of a ROI's peaks, and height x width in frames."""
-    if not np.isfinite(rate).all():
+def _peaks(rate: NDArray[np.float32], middle: float, least: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Frames of a ROI's peaks that stand out of its `middle` by `least`, and height x width in frames."""
+    if np.isnan(middle):
         return np.zeros(0, np.int64), np.zeros(0)
-    median = np.median(rate)
-    least = least_sd * 1.4826 * np.median(np.abs(rate - median))
-    frames, shape = find_peaks(rate, height=median + least, prominence=max(least, np.finfo(float).tiny), width=0)
+    prominence = max(least, np.finfo(float).tiny)
+    frames, shape = find_peaks(rate.astype(float), height=middle + least, prominence=prominence, width=0)
     return frames, shape["peak_heights"] * shape["widths"]
 
 
@@ -58,26 +61,40 @@ def find_events_dff(
     without onset is left out. `dff` (n_frames, n_rois) is smoothed first (Gaussian of this SD), else noise breaks
     every rise.
     """
-    table = np.asarray(dff, float)
-    smooth = gaussian_filter1d(table, smooth_s * rate_hz, axis=0) if smooth_s else table
-    rising, before, after = (round(s * rate_hz) for s in (RISING_S, BEFORE_S, AFTER_S))
+    table = np.asarray(dff)
+    rising, before, after = (max(1, round(s * rate_hz)) for s in (RISING_S, BEFORE_S, AFTER_S))
     peaks = np.round((events.t_s - start_s) * rate_hz).astype(int)
     order = np.lexsort((peaks, events.roi))
     apart = np.where(np.diff(events.roi[order]) == 0, np.diff(peaks[order]) - rising, after)
     ends = peaks.copy()
     ends[order] += np.append(apart, after).clip(0, after)[: len(order)]
     size = np.zeros(len(peaks))
-    for k, (at, end, roi) in enumerate(zip(peaks.tolist(), ends.tolist(), events.roi.tolist(), strict=True)):
-        first = max(0, at - before)
-        up = np.diff(smooth[first : end + 1, roi]) > 0
-        long = up.copy()  # where a rise of RISING_S is under way from here on
-        for step in range(1, rising):
-            long[:-step] &= up[step:]
-            long[-step:] = False
-        begins = np.flatnonzero(long & ~np.append(False, long[:-1]))
-        begins = begins[begins <= at - first]
-        if len(begins):
-            trace = smooth[first + begins[-1] : end + 1, roi]
-            rise = int(np.argmax(trace))
-            size[k] = (trace[rise] - trace[0]) * rise / rate_hz
+    for roi in np.unique(events.roi):
+        trace = table[:, roi].astype(float)
+        smooth = gaussian_filter1d(trace, smooth_s * rate_hz) if smooth_s else trace
+        for k in np.flatnonzero(events.roi == roi):
+            size[k] = _rise(smooth, max(0, peaks[k] - before), peaks[k], min(ends[k], len(trace) - 1), rising) / rate_hz
     return PlaneEvents(events.t_s[size > 0], events.roi[size > 0], size[size > 0])
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _rise(trace: NDArray[np.float64], first: int, at: int, last: int, rising: int) -> float:
+    """Height x frames from an onset to the highest value up to frame `last`; 0 without an onset.
+
+    The onset: where the last rise of at least `rising` frames begins that begins from frame `first` to frame `at`.
+    """
+    onset, begin, length = -1, first, 0
+    for t in range(first, last):
+        if not trace[t + 1] > trace[t]:
+            begin, length = t + 1, 0
+            continue
+        length += 1
+        if length == rising and begin <= at:
+            onset = begin
+    if onset < 0:
+        return 0.0
+    top = onset
+    for t in range(onset, last + 1):
+        if trace[t] > trace[top]:
+            top = t
+    return float((trace[top] - trace[onset]) * (top - onset))

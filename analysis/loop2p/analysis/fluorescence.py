@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from loop2p.analysis.percentiles import rolling_percentile
+
 Traces = NDArray[np.float32]
 """(n_frames, n_rois)"""
-NODES = 16
-"""F0 is computed so many times a window, and interpolated in between."""
 QUIET_SD = 2.0
 """A ROI is quiet within this many robust SD of its median."""
 
@@ -21,38 +21,9 @@ def dff(f: ArrayLike, rate_hz: float, window_s: float = 120.0, percentile: float
     table = np.asarray(f, np.float32)
     f0 = rolling_percentile(table, rate_hz, window_s, percentile)
     f0[:, ~(f0 > 0).all(axis=0)] = np.nan
-    return (table - f0) / f0
-
-
-def rolling_percentile(f: ArrayLike, rate_hz: float, window_s: float, percentile: float) -> Traces:
-    """(n_frames, n_rois) float32: percentile of the window centred on each frame, shortened at the ends.
-
-    Exact in NODES frames a window, linear in between: a window that moved on by a sixteenth has hardly changed. A ROI
-    with a value that is not finite is NaN throughout. Raises ValueError for what is no table of frames.
-    """
-    table = np.asarray(f, np.float32)
-    if table.ndim != 2 or not len(table):
-        raise ValueError(f"traces of shape {table.shape}, expected (n_frames, n_rois) with at least one frame")
-    if not (rate_hz > 0 and window_s > 0 and 0 <= percentile <= 100):
-        raise ValueError(
-            f"rate_hz {rate_hz}, window_s {window_s}, percentile {percentile}: expected both above 0, and 0 to 100"
-        )
-    half = max(1, round(window_s * rate_hz / 2))
-    traces = np.ascontiguousarray(table.T)  # percentiles run along memory
-    frames = np.arange(len(table))
-    nodes = np.unique(np.append(frames[:: max(1, 2 * half // NODES)], frames[-1]))
-    at_nodes = np.array([_percentile(traces[:, max(0, k - half) : k + half + 1], percentile) for k in nodes])
-    found = np.stack([np.interp(frames, nodes, column).astype(np.float32) for column in at_nodes.T], axis=1)
-    found[:, ~np.isfinite(table).all(axis=0)] = np.nan
-    return found
-
-
-def _percentile(rows: Traces, percentile: float) -> Traces:
-    """(n_rows,): np.percentile(rows, percentile, axis=1), in a sixth of its time (measured, 300 x 1855)."""
-    rank = percentile / 100 * (rows.shape[1] - 1)
-    low, high = int(np.floor(rank)), int(np.ceil(rank))
-    ordered = np.partition(rows, (low, high), axis=1)
-    return ordered[:, low] + np.float32(rank - low) * (ordered[:, high] - ordered[:, low])
+    above = table - f0
+    above /= f0
+    return above
 
 
 def subtract_neuropil(f: ArrayLike, neuropil: ArrayLike, share: float = 0.7) -> Traces:

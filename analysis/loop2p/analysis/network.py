@@ -18,7 +18,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy import stats
 
-from loop2p.analysis.classify import leave_one_out, shuffled
+from loop2p.analysis.classify import with_shuffles
 from loop2p.analysis.residuals import loop_residuals
 from loop2p.analysis.sessions import PlaneEvents, SessionData
 
@@ -116,7 +116,11 @@ class Network(Struct, frozen=True):
 
 
 def network(
-    sessions: Sequence[SessionData], seed: int, n_other: int, n_shuffles: int = 19, before: Before | None = None
+    sessions: Sequence[SessionData],
+    seed: int | Sequence[int],
+    n_other: int,
+    n_shuffles: int = 19,
+    before: Before | None = None,
 ) -> Network:
     """Decode every P+ and P- neuron of each session, and `n_other` of P0 drawn from those with enough events.
 
@@ -153,12 +157,10 @@ def decode_signs(
     features: NDArray[np.float64], z: NDArray[np.float64], seed: int | np.random.Generator, n_shuffles: int
 ) -> Signs:
     """One neuron: sign of `z` (n_events,) from `features` (n_events, n_features), and confidence against z."""
-    rng = np.random.default_rng(seed)
-    data = leave_one_out(features, z > 0, rng)
+    data, chance = with_shuffles(features, z > 0, seed, n_shuffles)
     if np.isnan(data.accuracy):
         none = np.full(n_shuffles, np.nan)
         return Signs(np.nan, np.nan, np.nan, none, none)
-    chance = shuffled(features, z > 0, rng, n_shuffles)
     r, *rest = (float(np.corrcoef(run.confidence, z)[0, 1]) for run in (data, *chance))
     r_shuffled = np.array(rest)
     p = (1 + np.sum(r_shuffled >= r)) / (1 + n_shuffles)
@@ -176,7 +178,7 @@ def events_before(
 
 
 def rate_before(
-    rate: NDArray[np.float64], frame_s: NDArray[np.float64], at_s: NDArray[np.float64], window_s: float = BEFORE_S
+    rate: NDArray[np.floating], frame_s: NDArray[np.float64], at_s: NDArray[np.float64], window_s: float = BEFORE_S
 ) -> NDArray[np.float64]:
     """(n_times, n_rois) mean of `rate` (n_frames, n_rois), at `frame_s` (n_frames,), over the `window_s` before each.
 
@@ -186,7 +188,7 @@ def rate_before(
     if (first == last).any():
         bad = at_s[np.argmax(first == last)]
         raise ValueError(f"{bad:.3f} s: no frame in the {window_s} s before it, expected activity there")
-    rows = [rate[a:b].mean(axis=0) for a, b in zip(first, last, strict=True)]
+    rows = [rate[a:b].mean(axis=0, dtype=float) for a, b in zip(first, last, strict=True)]
     return np.array(rows, float).reshape(len(at_s), rate.shape[1])
 
 

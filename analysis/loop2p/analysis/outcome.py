@@ -11,13 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy import stats
 
 from loop2p.analysis.classify import leave_one_out, shuffled
+from loop2p.analysis.columns import joined
 from loop2p.analysis.epochs import TOLERANCE_S, error_epochs
 from loop2p.analysis.learning import GROUPS
+from loop2p.analysis.levels import pairs_at_levels
 from loop2p.analysis.residuals import Coincident, loop_residuals
 from loop2p.analysis.sessions import SessionData
+from loop2p.analysis.statistics import Floats, Test, mouse_means
 
 EPOCH_S = 2.0
 EPOCHS = {"after": 0.0, "before": -EPOCH_S}
@@ -49,74 +51,64 @@ class Outcomes(Struct, frozen=True):
     residual: NDArray[np.float64]
     """(n_sessions, 2, 2, 3) mean z residual of the events: after, before; hit, miss; P+, P-, P0."""
 
-    def margin(self, epoch: str) -> NDArray[np.float64]:
-        """(n,) accuracy less that of the shuffles, of the sessions that have them."""
-        return self._sessions(self.accuracy - self.shuffled, epoch)[1]
+    def margins(self, epoch: str) -> Floats:
+        """(n_sessions,) accuracy less that of the shuffles; NaN where there is none."""
+        return np.asarray((self.accuracy - self.shuffled)[:, list(EPOCHS).index(epoch)])
 
-    def p_sessions(self, epoch: str) -> float:
-        """Accuracy against shuffles, paired t-test over sessions, as the paper has it."""
-        return _p(self.margin(epoch))
+    def tests(self, epoch: str) -> list[Test]:
+        """Accuracy against shuffles: paired over sessions, as the paper has it, over mice, mixed model (A9, A10)."""
+        column = list(EPOCHS).index(epoch)
+        what = f"outcome decoder, accuracy - shuffled, 2 s {epoch}"
+        return pairs_at_levels(
+            self.accuracy[:, column], self.shuffled[:, column], self.mouse, what=what, level="session"
+        )
 
-    def p_mice(self, epoch: str) -> float:
-        """The same over the means of mice."""
-        mice = self._mice(*self._sessions(self.accuracy - self.shuffled, epoch))
-        return _p(mice[np.isfinite(mice)])
-
-    def residuals(self, epoch: str, outcome: str) -> NDArray[np.float64]:
+    def residuals(self, epoch: str, outcome: str) -> Floats:
         """(n_sessions, 3) mean z residual of P+, P-, P0."""
         return self.residual[:, list(EPOCHS).index(epoch), OUTCOMES.index(outcome)]
 
-    def residuals_by_mouse(self, epoch: str, outcome: str) -> NDArray[np.float64]:
+    def residuals_by_mouse(self, epoch: str, outcome: str) -> Floats:
         """(n_mice, 3), mice in order of their names; NaN without an event."""
-        of = self.residuals(epoch, outcome)
-        columns = ((self.mouse[np.isfinite(c)], c[np.isfinite(c)]) for c in of.T)
-        return np.array([self._mice(*column) for column in columns]).T
+        return np.column_stack([mouse_means(column, self.mouse) for column in self.residuals(epoch, outcome).T])
 
-    def p_roles(self, epoch: str, outcome: str) -> tuple[float, float]:
-        """P+ against P-, paired t-tests over sessions and over mice."""
-        mice, of = self.residuals_by_mouse(epoch, outcome), self.residuals(epoch, outcome)
-        over_sessions, over_mice = (x[:, 0] - x[:, 1] for x in (of, mice))
-        return _p(over_sessions[np.isfinite(over_sessions)]), _p(over_mice[np.isfinite(over_mice)])
-
-    def _sessions(self, values: NDArray[np.float64], epoch: str) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-        column = values[:, list(EPOCHS).index(epoch)]
-        return self.mouse[np.isfinite(column)], column[np.isfinite(column)]
-
-    def _mice(self, mouse: NDArray[np.str_], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n_mice,) means; NaN of nothing."""
-        of = [values[mouse == m] for m in sorted(set(self.mouse.tolist()))]
-        return np.array([v.mean() if len(v) else np.nan for v in of])
+    def role_tests(self, epoch: str, outcome: str) -> list[Test]:
+        """P+ against P-: paired over sessions, as the paper has it, over mice, mixed model (A11)."""
+        plus, minus, _ = self.residuals(epoch, outcome).T
+        what = f"z residual, P+ - P-, 2 s {epoch} {outcome}"
+        return pairs_at_levels(plus, minus, self.mouse, what=what, level="session")
 
 
-def outcomes(sessions: Sequence[SessionData], seed: int, n_shuffles: int = 10) -> Outcomes:
+def outcomes(sessions: Sequence[SessionData], seed: int | Sequence[int], n_shuffles: int = 10) -> Outcomes:
     """Decode each session's trials by every neuron that has a line: P+, P- and P0, as the paper does.
 
-    Raises SessionError for a session without events.
+    Raises SessionError for a session without events, ValueError for no session.
     """
-    n = len(sessions)
-    counts, residual = np.zeros((n, 2), np.int64), np.full((n, len(EPOCHS), 2, len(GROUPS)), np.nan)
-    told, chance = np.full((2, n, len(EPOCHS)), np.nan), np.full((2, n, len(EPOCHS)), np.nan)  # accuracy, balanced
-    for k, (session, rng) in enumerate(zip(sessions, np.random.default_rng(seed).spawn(n), strict=True)):
-        events, z = loop_residuals(session)
-        trials = ended_trials(session)
-        counts[k] = trials.hit.sum(), (~trials.hit).sum()
-        for column, from_s in enumerate(EPOCHS.values()):
-            mean_z, n_events = trial_residuals(events, z, trials.end_s + from_s)
-            role = session.role[np.unique(events.roi)]
-            for row, chosen in enumerate((trials.hit, ~trials.hit)):
-                for group, name in enumerate(GROUPS):
-                    cells = np.ix_(chosen, role == name)
-                    if n_events[cells].any():
-                        residual[k, column, row, group] = np.average(mean_z[cells], weights=n_events[cells])
-            data = leave_one_out(mean_z, trials.hit, rng)
-            if np.isfinite(data.accuracy):
-                told[:, k, column] = data.accuracy, data.balanced
-                runs = shuffled(mean_z, trials.hit, rng, n_shuffles)
-                chance[:, k, column] = np.mean([(run.accuracy, run.balanced) for run in runs], axis=0)
+    rngs = np.random.default_rng(seed).spawn(len(sessions))
+    return joined([_of_session(session, rng, n_shuffles) for session, rng in zip(sessions, rngs, strict=True)])
+
+
+def _of_session(session: SessionData, rng: np.random.Generator, n_shuffles: int) -> Outcomes:
+    events, z = loop_residuals(session)
+    trials, role = ended_trials(session), session.role[np.unique(events.roi)]
+    residual = np.full((len(EPOCHS), len(OUTCOMES), len(GROUPS)), np.nan)
+    told, chance = np.full((2, 2, len(EPOCHS)), np.nan)  # accuracy, balanced accuracy
+    for column, from_s in enumerate(EPOCHS.values()):
+        mean_z, n_events = trial_residuals(events, z, trials.end_s + from_s)
+        for row, chosen in enumerate((trials.hit, ~trials.hit)):
+            for group, name in enumerate(GROUPS):
+                cells = np.ix_(chosen, role == name)
+                if n_events[cells].any():
+                    residual[column, row, group] = np.average(mean_z[cells], weights=n_events[cells])
+        data = leave_one_out(mean_z, trials.hit, rng)
+        if np.isfinite(data.accuracy):
+            told[:, column] = data.accuracy, data.balanced
+            runs = shuffled(mean_z, trials.hit, rng, n_shuffles)
+            chance[:, column] = np.mean([(run.accuracy, run.balanced) for run in runs], axis=0)
     return Outcomes(
-        mouse=np.array([s.mouse for s in sessions], np.str_), day=np.array([s.day for s in sessions], np.int64),
-        n=counts, accuracy=told[0], shuffled=chance[0], balanced=told[1], balanced_shuffled=chance[1],
-        residual=residual,
+        mouse=np.array([session.mouse]), day=np.array([session.day], np.int64),
+        n=np.array([[trials.hit.sum(), (~trials.hit).sum()]], np.int64),
+        accuracy=told[:1], shuffled=chance[:1], balanced=told[1:], balanced_shuffled=chance[1:],
+        residual=residual[None],
     )  # fmt: skip
 
 
@@ -144,8 +136,3 @@ def trial_residuals(
     n = np.array([np.bincount(neuron[p], minlength=len(rois)) for p in pieces], np.int64).reshape(shape)
     total = np.array([np.bincount(neuron[p], z[p], len(rois)) for p in pieces], float).reshape(shape)
     return total / np.maximum(n, 1), n
-
-
-def _p(differences: NDArray[np.float64]) -> float:
-    """Paired t-test; NaN for fewer than two."""
-    return float(stats.ttest_1samp(differences, 0.0).pvalue) if len(differences) > 1 else np.nan

@@ -13,8 +13,8 @@ import statsmodels.api as sm
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loop2p.analysis.behaviour import GratingTime, angle_deg, loop_time, mean_angle_deg
-from loop2p.analysis.epochs import BIN_S
+from loop2p.analysis.columns import joined, where
+from loop2p.analysis.epochs import BIN_S, Epochs, angle_deg, error_epochs, mean_angle_deg
 from loop2p.analysis.residuals import loop_residuals
 from loop2p.analysis.sessions import SessionData
 from loop2p.analysis.statistics import Floats, Test, t_one_sample, t_over_mice, t_two_sample
@@ -53,7 +53,7 @@ class ErrorEvents(Struct, frozen=True):
     """90 minus the mean displayed angle of the bin."""
 
     def where(self, chosen: NDArray[np.bool_]) -> "ErrorEvents":
-        return ErrorEvents(*(getattr(self, name)[chosen] for name in self.__struct_fields__))
+        return where(self, chosen)
 
 
 def error_events(sessions: Sequence[SessionData]) -> ErrorEvents:
@@ -62,16 +62,13 @@ def error_events(sessions: Sequence[SessionData]) -> ErrorEvents:
     `roi` of an event must mean the same neuron in both planes. Raises SessionError for a session without events,
     ValueError for no session.
     """
-    if not sessions:
-        raise ValueError("no sessions, expected at least one")
-    parts = [_of_session(session) for session in sessions]
-    return ErrorEvents(*(np.concatenate([getattr(p, name) for p in parts]) for name in ErrorEvents.__struct_fields__))
+    return joined([_of_session(session) for session in sessions])
 
 
 def _of_session(session: SessionData) -> ErrorEvents:
     events, z = loop_residuals(session)
-    time = loop_time(session)
-    bins = time.bins(events.t_s)
+    epochs = error_epochs(session)
+    bins = epochs.bins(events.t_s)
     kept = bins >= 0
     t_s, roi, bins = events.t_s[kept], events.roi[kept], bins[kept]
     return ErrorEvents(
@@ -80,35 +77,19 @@ def _of_session(session: SessionData) -> ErrorEvents:
         roi=roi,
         role=session.role[roi],
         z=z[kept],
-        rotation_deg_s=bin_rotation_deg(session, time)[bins] / BIN_S,
-        velocity_deg_s=velocity_deg_s(session, time, t_s),
+        rotation_deg_s=epochs.rotation_deg[bins] / BIN_S,
+        velocity_deg_s=velocity_deg_s(session, epochs, t_s),
         error_deg=TARGET_DEG - angle_deg(session, t_s),
-        bin_error_deg=TARGET_DEG - mean_angle_deg(session, time)[bins],
+        bin_error_deg=TARGET_DEG - mean_angle_deg(session, epochs)[bins],
     )
 
 
-def bin_rotation_deg(session: SessionData, time: GratingTime) -> Floats:
-    """(n_bins,) net rotation of each bin; the jump from one trial to the next is none.
-
-    Its sign is `Epochs.sign`, but for a turn at the very edge of two bins, which rounding gives to either: 15 of 17948
-    bins of a simulated cohort.
-    """
-    if not time.n_bins:
-        return np.zeros(0)
-    first = angle_deg(session, time.start_s)
-    turned = angle_deg(session, time.stop_s) - first  # at the stop of a hit stands the target
-    edges_s = time.session_s(np.arange(time.n_bins + 1) * BIN_S)
-    stretch = np.searchsorted(time.start_s, edges_s, "right") - 1
-    before = np.cumsum(turned) - turned
-    return np.diff(before[stretch] + angle_deg(session, edges_s) - first[stretch])
-
-
-def velocity_deg_s(session: SessionData, time: GratingTime, t_s: Floats, tau_s: float = VELOCITY_S) -> Floats:
+def velocity_deg_s(session: SessionData, epochs: Epochs, t_s: Floats, tau_s: float = VELOCITY_S) -> Floats:
     """(n,) turns of the trial before each time, low-passed by an exponential of `tau_s`; 0 outside the stretches."""
     grating = np.isfinite(session.shown_deg)
     at, angle = session.shown_s[grating], session.shown_deg[grating]
     found = np.zeros(len(t_s))
-    for start, stop in zip(time.start_s, time.stop_s, strict=True):
+    for start, stop in zip(epochs.start_s, epochs.stop_s, strict=True):
         own = (t_s >= start) & (t_s < stop)
         pictures = (at >= start) & (at < stop)
         since = t_s[own][:, None] - at[pictures][1:]

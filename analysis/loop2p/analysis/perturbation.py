@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loop2p.analysis.columns import joined
 from loop2p.analysis.residuals import coincident_of, fit_lines, z_residuals
 from loop2p.analysis.sessions import SessionData, SessionError
 from loop2p.analysis.statistics import Floats, Level, Test, mouse_means, t_one_sample, t_two_sample
@@ -51,27 +52,27 @@ class Perturbed(Struct, frozen=True):
         raise ValueError(f"level {level}, expected neuron-session, session or mouse")
 
 
+_NONE = Perturbed(
+    mouse=np.zeros(0, np.str_),
+    day=np.zeros(0, np.int64),
+    roi=np.zeros(0, np.int64),
+    role=np.zeros(0, np.str_),
+    residual=np.zeros(0),
+    rate_hz=np.zeros((0, 2)),
+    n_events=np.zeros((0, 2), np.int64),
+)
+
+
 def perturbed(sessions: Sequence[SessionData], blocks: tuple[str, str] = LED) -> Perturbed:
     """Distance of perturbed events from the control line, and event rates, of every neuron.
 
     blocks: names of the control and the perturbed passive block. `roi` of an event must mean the same neuron in both
     planes. Raises SessionError for a session without events or without one of the blocks.
     """
-    parts = [_of_session(session, blocks) for session in sessions]
-    rois = [np.arange(len(s.role)) for s in sessions]
-    return Perturbed(
-        mouse=np.concatenate([np.full(len(s.role), s.mouse) for s in sessions] or [np.zeros(0, np.str_)]),
-        day=np.concatenate([np.full(len(s.role), s.day) for s in sessions] or [np.zeros(0, np.int64)]),
-        roi=np.concatenate(rois or [np.zeros(0, np.int64)]),
-        role=np.concatenate([s.role for s in sessions] or [np.zeros(0, np.str_)]),
-        residual=np.concatenate([p[0] for p in parts] or [np.zeros(0)]),
-        rate_hz=np.concatenate([p[1] for p in parts] or [np.zeros((0, 2))]),
-        n_events=np.concatenate([p[2] for p in parts] or [np.zeros((0, 2), np.int64)]),
-    )
+    return joined([_NONE, *(_of_session(session, blocks) for session in sessions)])
 
 
-def _of_session(session: SessionData, blocks: tuple[str, str]) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """(n_rois,) residuals, (n_rois, 2) rates, (n_rois, 2) numbers of coincident events."""
+def _of_session(session: SessionData, blocks: tuple[str, str]) -> Perturbed:
     events, n_rois, soma = coincident_of(session), len(session.role), session.events[0]
     times = [_block(session, name) for name in blocks]
     rates = [
@@ -82,8 +83,15 @@ def _of_session(session: SessionData, blocks: tuple[str, str]) -> tuple[Floats, 
     z = z_residuals(events, fit_lines(events, n_rois, control))
     counts = [np.bincount(events.roi[chosen], minlength=n_rois) for chosen in (control, lit)]
     sums = np.bincount(events.roi[lit], z[lit], n_rois)  # NaN where there is no line
-    residual = np.where(counts[1] > 0, sums / np.maximum(counts[1], 1), np.nan)
-    return residual, np.column_stack(rates), np.column_stack(counts)
+    return Perturbed(
+        mouse=np.full(n_rois, session.mouse),
+        day=np.full(n_rois, session.day),
+        roi=np.arange(n_rois),
+        role=session.role,
+        residual=np.where(counts[1] > 0, sums / np.maximum(counts[1], 1), np.nan),
+        rate_hz=np.column_stack(rates),
+        n_events=np.column_stack(counts),
+    )
 
 
 def _block(session: SessionData, name: str) -> list[tuple[float, float]]:

@@ -4,6 +4,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loop2p.analysis.columns import where
 from loop2p.analysis.sessions import EVENT_TABLES, PlaneEvents, SessionData, SessionError
 
 COINCIDENT_S = 0.5
@@ -22,6 +23,9 @@ class Coincident(Struct, frozen=True):
     soma: NDArray[np.float64]
     dendrite: NDArray[np.float64]
     """Magnitudes, dF/F."""
+    latency_s: NDArray[np.float64]
+    """Time of the dendritic event less that of the somatic one. The planes' detections are late by different times, so
+    only differences between events of one neuron mean something."""
 
 
 class Lines(Struct, frozen=True):
@@ -40,7 +44,7 @@ def coincident(soma: PlaneEvents, dendrite: PlaneEvents, within_s: float = COINC
     """
     if not len(soma.t_s) or not len(dendrite.t_s):
         none = np.zeros(0)
-        return Coincident(none, none.astype(np.int64), none, none)
+        return Coincident(none, none.astype(np.int64), none, none, none)
     # All neurons on one line, each in a stretch of its own, so that no neuron is near another.
     first = min(soma.t_s.min(), dendrite.t_s.min())
     stretch_s = max(soma.t_s.max(), dendrite.t_s.max()) - first + 4 * within_s
@@ -59,7 +63,7 @@ def coincident(soma: PlaneEvents, dendrite: PlaneEvents, within_s: float = COINC
     s, d = (np.concatenate([*parts, np.zeros(0, np.int64)]).astype(np.int64) for parts in (of_soma, of_dendrite))
     order = np.argsort(places[0][s], kind="stable")
     s, d = s[order], d[order]
-    return Coincident(soma.t_s[s], soma.roi[s], soma.magnitude[s], dendrite.magnitude[d])
+    return Coincident(soma.t_s[s], soma.roi[s], soma.magnitude[s], dendrite.magnitude[d], dendrite.t_s[d] - soma.t_s[s])
 
 
 def _nearest(at: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -124,4 +128,19 @@ def loop_residuals(session: SessionData) -> tuple[Coincident, NDArray[np.float64
         in_loop |= (phase == "closed_loop") & (events.t_s >= start) & (events.t_s < stop)
     z = z_residuals(events, fit_lines(events, len(session.role), in_loop))
     use = in_loop & np.isfinite(z)
-    return Coincident(events.t_s[use], events.roi[use], events.soma[use], events.dendrite[use]), z[use]
+    return where(events, use), z[use]
+
+
+def latency_r(session: SessionData) -> NDArray[np.float64]:
+    """(n_rois,) Pearson of latency and z residual over each neuron's events in the closed loop (4.2); NaN without line.
+
+    Below 0: amplified events are early in the dendrite. Blind to a constant delay between the planes. Raises
+    SessionError as `coincident_of`.
+    """
+    events, z = loop_residuals(session)
+    r = np.full(len(session.role), np.nan)
+    for roi in np.unique(events.roi):
+        own = events.roi == roi
+        if np.ptp(events.latency_s[own]) > 0:
+            r[roi] = np.corrcoef(events.latency_s[own], z[own])[0, 1]
+    return r

@@ -7,15 +7,22 @@ from typing import Any
 
 import h5py
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
 from numpy.typing import NDArray
+
+from loop2p.analysis.fluorescence import subtract_neuropil
 
 EVENT_TABLES = ("somatic_events", "dendritic_events")
 """By plane: 0 proximal, 1 distal trunk."""
+FLUORESCENCE = tuple(f"processing/ophys/Fluorescence/RawFluorescence{plane}" for plane in ("Proximal", "Distal"))
+NEUROPIL = tuple(f"processing/ophys/Fluorescence/RawNeuropil{plane}" for plane in ("Proximal", "Distal"))
+"""By plane. loop2p records no neuropil; where a file holds it, in the shape of the fluorescence, it is taken off."""
+SUITE2P_SHEET = "session.toml"
+"""A folder that holds this file is a suite2p session."""
 
 
 class SessionError(ValueError):
-    """A file that is no session of ours: place, what is missing, what is expected."""
+    """A recording that can't be analysed: place, what is missing, what is expected, what to do."""
 
 
 LONGEST_HOLE_S = 1.0
@@ -36,13 +43,17 @@ class PlaneTraces(Struct, frozen=True):
     """Fluorescence of a plane's ROIs, at the rate of its own frames."""
 
     f: NDArray[np.float32]
-    """(n_frames, n_rois) detector counts."""
+    """(n_frames, n_rois) detector counts; neuropil is taken off where it was recorded."""
     start_s: float
     """Frame time of the first frame."""
     rate_hz: float
+    roi: NDArray[np.int64]
+    """(n_rois,) number of each ROI in the recording: row of the plane's ROI table, or suite2p's."""
+    centre_um: NDArray[np.float64] | None = None
+    """(n_rois, 2) y, x; None where they are not known."""
 
 
-class SessionData(Struct, frozen=True):
+class SessionData(Struct, frozen=True, kw_only=True):
     """One mouse's day."""
 
     path: Path
@@ -68,8 +79,12 @@ class SessionData(Struct, frozen=True):
     """(n_licks,)"""
     speed_cm_s: NDArray[np.float64]
     """(n_readings,) of the treadmill."""
+    speed_t_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """(n_readings,) when each was taken; none where only the speeds themselves matter."""
     events: dict[int, PlaneEvents]
     """By plane; empty where the file holds no events."""
+    simulated: bool = False
+    """The recording says so of itself."""
 
     @property
     def loop_s(self) -> float:
@@ -85,7 +100,8 @@ class SessionData(Struct, frozen=True):
 def read_session(path: Path) -> SessionData:
     """Read what the analysis needs. Raises SessionError naming the object that is missing, OSError."""
     with h5py.File(path, "r") as file:
-        day = re.search(r"\bDay (\d+)\b", _text(_get(file, "session_description", path)))
+        about = _text(_get(file, "session_description", path))
+        day = re.search(r"\bDay (\d+)\b", about)
         if day is None:
             raise SessionError(f"{path}: session_description names no day, expected 'Day N of ...'")
         rois = _get(file, "processing/ophys/ImageSegmentation/RoisProximal", path)
@@ -100,6 +116,7 @@ def read_session(path: Path) -> SessionData:
             path=path,
             mouse=_text(_get(file, "general/subject/subject_id", path)),
             day=int(day.group(1)),
+            simulated="SIMULATED" in about,
             role=np.array(_strings(_get(rois, "role", path))),
             start_s=trials["start_time"][:] if trials else np.zeros(0),
             outcome=np.array(_strings(trials["outcome"]) if trials else [], dtype=np.str_),
@@ -110,32 +127,60 @@ def read_session(path: Path) -> SessionData:
             shown_deg=shown["data"][:] if shown else np.zeros(0),
             lick_s=licks["timestamp"][:] if licks else np.zeros(0),
             speed_cm_s=wheel["data"][:] if wheel else np.zeros(0),
+            speed_t_s=_times(wheel) if wheel else np.zeros(0),
             events={plane: _events(file["events"][name]) for plane, name in tables.items()},
         )
 
 
-def read_fluorescence(path: Path) -> dict[int, PlaneTraces]:
-    """Fluorescence of both planes, frames that were lost filled in between their neighbours.
+def read_plane(path: Path, plane: int) -> PlaneTraces:
+    """Fluorescence of a plane, less its neuropil where the file has it, lost frames filled in between their neighbours.
 
-    Raises SessionError naming what is missing, or a hole longer than LONGEST_HOLE_S; OSError.
+    Raises SessionError naming what is missing or does not fit, or a hole longer than LONGEST_HOLE_S; OSError.
     """
-    planes = {}
     with h5py.File(path, "r") as file:
-        for plane, name in enumerate(("Proximal", "Distal")):
-            series = _get(file, f"processing/ophys/Fluorescence/RawFluorescence{name}", path)
-            times, f = _times(series), np.asarray(series["data"][:], np.float32)
-            if len(times) < 2:
-                raise SessionError(f"{path}: {series.name} holds {len(times)} frames, expected at least 2")
-            step_s = float(np.median(np.diff(times)))
-            frame = np.rint((times - times[0]) / step_s).astype(int)
-            hole_s = np.diff(frame).max() * step_s
-            if hole_s > LONGEST_HOLE_S:
-                raise SessionError(f"{path}: {series.name}: a hole of {hole_s:.1f} s, expected <= {LONGEST_HOLE_S:g} s")
-            every = np.arange(frame[-1] + 1)
-            if len(every) > len(frame):
-                f = np.stack([np.interp(every, frame, column).astype(np.float32) for column in f.T], axis=1)
-            planes[plane] = PlaneTraces(f, float(times[0]), 1 / step_s)
-    return planes
+        series = _get(file, FLUORESCENCE[plane], path)
+        times, f = _times(series), np.asarray(series["data"][:], np.float32)
+        if NEUROPIL[plane] in file:
+            around = _get(file, f"{NEUROPIL[plane]}/data", path)
+            if around.shape != f.shape:
+                raise SessionError(
+                    f"{path}: {around.name} of shape {around.shape}, expected {f.shape} as {series.name}: a trace for "
+                    "each ROI, a value for each frame"
+                )
+            f = subtract_neuropil(f, around[:])
+        where = f"{path}: {series.name}"
+    if len(times) < 2:
+        raise SessionError(f"{where} holds {len(times)} frames, expected at least 2")
+    if not (np.diff(times) > 0).all():
+        raise SessionError(f"{where}: times that do not rise, expected each frame after the one before")
+    step_s = float(np.median(np.diff(times)))
+    frame = np.rint((times - times[0]) / step_s).astype(int)
+    hole_s = np.diff(frame).max() * step_s
+    if hole_s > LONGEST_HOLE_S:
+        raise SessionError(
+            f"{where}: a hole of {hole_s:.1f} s, expected <= {LONGEST_HOLE_S:g} s: leave the session out"
+        )
+    every = np.arange(frame[-1] + 1)
+    if len(every) > len(frame):
+        f = np.stack([np.interp(every, frame, column).astype(np.float32) for column in f.T], axis=1)
+    return PlaneTraces(f, float(times[0]), 1 / step_s, np.arange(f.shape[1]))
+
+
+def holds(path: Path, names: tuple[str, ...]) -> bool:
+    """Has an NWB file all of these objects? Raises OSError."""
+    with h5py.File(path, "r") as file:
+        return all(name in file for name in names)
+
+
+def find_sessions(folder: Path) -> list[Path]:
+    """Every session in a folder and below it, sorted: NWB files, and folders with a SUITE2P_SHEET.
+
+    What lies inside a suite2p session is part of it (suite2p can write an NWB file of its own), and a file whose name
+    begins with a dot is one that is being written.
+    """
+    folders = {sheet.parent for sheet in folder.rglob(SUITE2P_SHEET)}
+    files = {path for path in folder.rglob("*.nwb") if path.is_file() and not path.name.startswith(".")}
+    return sorted(path for path in folders | files if not folders.intersection(path.parents))
 
 
 def read_arm(folder: Path) -> list[SessionData]:
@@ -151,7 +196,8 @@ def read_arm(folder: Path) -> list[SessionData]:
 
 def _get(group: Any, name: str, path: Path) -> Any:
     if name not in group:
-        raise SessionError(f"{path}: no {group.name.rstrip('/')}/{name}, expected a session as loop2p records it")
+        where = f"{path}: no {group.name.rstrip('/')}/{name}"
+        raise SessionError(f"{where}, expected a session as loop2p records it: export it again")
     return group[name]
 
 

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct, structs
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize
 
+from loop2p.analysis.levels import at_levels
 from loop2p.analysis.residuals import Coincident, fit_lines, z_residuals
+from loop2p.analysis.statistics import Test
 
 MODELS = ("linear", "exponential", "logarithmic")
 N_PARAMETERS = 3
@@ -40,25 +42,20 @@ class Shapes(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True):
-    """Over neuron-sessions, the paper's level, and over mice, the honest one."""
+    """Over neuron-sessions."""
 
     n_neurons: int
-    mice: list[str]
     daic: dict[str, float]
     """Mean AIC of each other model less the line's: above 0 the line is better. Paper: exponential 13.8, logarithmic
     12.1 (ED5)."""
-    daic_by_mouse: dict[str, NDArray[np.float64]]
-    """(n_mice,) means over a mouse's neuron-sessions."""
-    p_neurons: dict[str, float]
-    p_mice: dict[str, float]
-    """t-test of the difference against 0; NaN with fewer than two."""
     best: dict[str, float]
     """Share of neuron-sessions in which each model has the lowest AIC."""
     r: float
     r_ahead: float
-    """Means over neuron-sessions."""
-    p_r_ahead_mice: float
-    """t-test of r_ahead against 0 over mice."""
+    """Means of what `Shapes` has of each neuron-session; NaN of none."""
+    tests: list[Test]
+    """Difference of AIC against 0 for each other model, and r_ahead against 0: over neuron-sessions, over mice, mixed
+    model."""
 
 
 def fit_shapes(events: Coincident, n_rois: int) -> Shapes:
@@ -102,20 +99,17 @@ def compare(shapes: Sequence[Shapes], mice: Sequence[str]) -> Comparison:
         raise ValueError("no neuron has a line, expected at least one with enough coincident events")
     aic, mouse = aic[there], mouse[there]
     r, r_ahead = (np.concatenate([getattr(s, name) for s in shapes])[there] for name in ("r", "r_ahead"))
-    names = sorted(set(mouse.tolist()))
     others = {model: aic[:, k] - aic[:, 0] for k, model in enumerate(MODELS) if k}
-    by_mouse = {model: _by_mouse(daic, mouse, names) for model, daic in others.items()}
+    compared = {f"AIC, {model} - linear": daic for model, daic in others.items()}
+    compared["r of somatic size and later residual"] = r_ahead
+    tests = [at_levels(values, mouse, what=what, level="neuron-session") for what, values in compared.items()]
     return Comparison(
         n_neurons=len(aic),
-        mice=names,
         daic={model: float(daic.mean()) for model, daic in others.items()},
-        daic_by_mouse=by_mouse,
-        p_neurons={model: _p(daic) for model, daic in others.items()},
-        p_mice={model: _p(means) for model, means in by_mouse.items()},
         best={model: float(np.mean(aic.argmin(axis=1) == k)) for k, model in enumerate(MODELS)},
         r=float(r.mean()),
-        r_ahead=float(np.nanmean(r_ahead)),
-        p_r_ahead_mice=_p(_by_mouse(r_ahead, mouse, names)),
+        r_ahead=float(np.nanmean(r_ahead)) if np.isfinite(r_ahead).any() else np.nan,
+        tests=[test for each in tests for test in each],
     )
 
 
@@ -136,13 +130,3 @@ def _first_half(roi: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.bool
     place = np.empty(len(roi), np.int64)
     place[order] = np.arange(len(roi)) - np.repeat(np.cumsum(n) - n, n)
     return np.asarray(place < n[roi] // 2)
-
-
-def _by_mouse(values: NDArray[np.float64], mouse: NDArray[np.str_], names: list[str]) -> NDArray[np.float64]:
-    """(n_mice,) means of the finite values; mice without one are left out."""
-    own = [values[(mouse == name) & np.isfinite(values)] for name in names]
-    return np.array([v.mean() for v in own if len(v)])
-
-
-def _p(values: NDArray[np.float64]) -> float:
-    return float(stats.ttest_1samp(values, 0.0).pvalue) if len(values) > 1 else np.nan

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import norm
 
-from loop2p.analysis.fluorescence import Traces, rolling_percentile
+from loop2p.analysis.fluorescence import Traces
+from loop2p.analysis.percentiles import percentile, rolling_percentile
 
 SCORE_HZ, SCORE_SD_S = 15.46, 0.2
 """A score compares at the rate of a plane's frames, smoothed as the paper's CASCADE model smooths (3.3)."""
@@ -83,7 +84,7 @@ class Oasis(Struct, frozen=True, kw_only=True):
         rest = rolling_percentile(table, rate_hz, self.rest_s, self.rest_percentile)
         sd = noise_sd(table)
         rest -= np.float32(norm.ppf(self.rest_percentile / 100)) * sd
-        return np.ascontiguousarray((table - rest).T), sd
+        return np.ascontiguousarray(np.subtract(table, rest, out=rest).T), sd
 
     def _decays_s(self, traces: Traces, rate_hz: float) -> NDArray[np.float64]:
         low_s, high_s = self.decay_limits_s
@@ -157,8 +158,8 @@ def noise_sd(dff: ArrayLike) -> NDArray[np.float32]:
     Robust SD of successive differences over the root of 2, as Rupprecht et al. 2021 take their noise level from the
     median difference: events are too rare and too slow to matter.
     """
-    steps = np.abs(np.diff(np.asarray(dff, np.float32), axis=0))
-    return np.asarray(1.4826 / np.sqrt(2) * np.median(steps, axis=0), np.float32)
+    steps = np.diff(np.asarray(dff, np.float32), axis=0)
+    return np.asarray(1.4826 / np.sqrt(2) * percentile(np.abs(steps, out=steps), 50), np.float32)
 
 
 def score(estimate: ArrayLike, spikes: ArrayLike, rate_hz: float) -> NDArray[np.float64]:

@@ -174,6 +174,29 @@ def cohort(
     finish("cohort", result, targets, json, check)
 
 
+@app.command()
+def analysis(
+    json: JsonFile = None,
+    check: Check = False,
+    mice: Annotated[int, typer.Option()] = 6,
+    days: Annotated[int, typer.Option()] = 14,
+    seed: Seed = 1,
+) -> None:
+    """`loop2p analyse` on a simulated cohort with fluorescence, which is made first; about half an hour."""
+    from loop2p.cli.benchmarks.analysis import bench_analysis
+
+    result = bench_analysis(mice, days, seed, say=err.print)
+    n = result["sessions"]
+    out.print("sessions: " + ", ".join(f"{k}: {seconds:.0f} s" for k, seconds in result["by_sessions_s"].items()))
+    targets: list[Target] = [
+        ("a session on one core, slowest, s", max(result["session_s"]), "<=", 60),
+        (f"{n} sessions with tables, figures and report, s", result["cohort_s"], "<=", 1200 * n / 84),
+        ("memory of a worker, GiB", result["worker_gib"], "<=", 2),
+        (f"time a session with {n} sessions, over that with a quarter", result["growth"], "<=", 1.2),
+    ]
+    finish("analysis", result, targets, json, check)
+
+
 @app.command(name="all")
 def all_(check: Check = False, seed: Seed = 1) -> None:
     """Every benchmark, one after another; exit 1 where one misses a target and --check is given."""
@@ -185,6 +208,7 @@ def all_(check: Check = False, seed: Seed = 1) -> None:
         lambda: f0(check=check, seed=seed),
         lambda: codec(check=check),
         lambda: cohort(check=check, seed=seed),
+        lambda: analysis(check=check, seed=seed),
     ):
         try:
             run()  # type: ignore[no-untyped-call]

@@ -2,27 +2,19 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from msgspec import convert
 
-from loop2p.cli.main import EXIT_REFUSED, Json, err, fail, out, print_json
+from loop2p.cli.cluster import cluster_of, watched
+from loop2p.cli.main import EXIT_REFUSED, Json, fail, out, print_json
 from loop2p.protocol import FileError
 
 SPARE_GB = 1.0
 """Left free on the disk, whatever is asked."""
-QUIET = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.system-monitor.interval": "10s",
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.tick.limit": "10m",
-}
-"""A worker lives through one day after the other, and its event loop takes turns with that: by Dask's defaults it looks
-at the stack 100 times a second and at the clock 50 times (measured: 4 to 9 % of its processor time)."""
 
 
 def register(app: typer.Typer) -> None:
@@ -91,53 +83,18 @@ def see_space(folder: Path, megabytes: float) -> None:
         )
 
 
-@contextmanager
-def cluster_of(workers: int, scheduler: str) -> Iterator[Any]:
-    """A Dask client: of a cluster by its address, else of processes on this machine with one thread each."""
-    import dask
-    from distributed import Client, LocalCluster
-
-    with dask.config.set(QUIET):
-        if scheduler:
-            with Client(scheduler) as client:
-                yield client
-        else:
-            local = {"threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
-            with LocalCluster(n_workers=workers or None, **local) as cluster, Client(cluster) as client:
-                yield client
-
-
 def simulate(folder: Path, params: Any, client: Any, quiet: bool = False) -> list[Any]:
-    """Run what is not done yet; a mouse's days one after the other. Returns the days that were done now.
-
-    On Ctrl-C the days that are running are given up; whatever is finished stays.
-    """
-    from distributed import as_completed
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Run what is not done yet; a mouse's days one after the other. Returns the days that were done now."""
     from loop2p.simulation.cohort import days_to_do, run_day
 
-    futures = []
+    futures = {}
     for mouse in range(params.mice):
         before = None
         for day in days_to_do(folder, params, mouse):
             key = f"mouse-{mouse}-day-{day}"
             before = client.submit(after, before, run_day, folder.resolve(), mouse, day, key=key, pure=False)
-            futures.append(before)
-    results = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=err, disable=quiet)
-    try:
-        with bar:
-            running = bar.add_task(f"{params.arm}, mouse-days", total=len(futures))
-            for future in as_completed(futures):
-                results.append(future.result())
-                bar.advance(running)
-    except KeyboardInterrupt:
-        client.cancel(futures)
-        err.print(f"stopped after {len(results)} mouse-days; the same command goes on from there", soft_wrap=True)
-        raise typer.Exit(EXIT_REFUSED) from None
-    return results
+            futures[before] = key
+    return [result for _, result in watched(client, futures, f"mouse-days of {params.arm}", quiet)]
 
 
 def after(_before: Any, function: Callable[..., Any], *arguments: Any) -> Any:

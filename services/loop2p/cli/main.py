@@ -80,9 +80,9 @@ def print_json(value: object) -> None:
 
 def main() -> None:
     """Entry point: the commands live in the modules imported here."""
-    from loop2p.cli import bench, cohort, day1, operate, records, run
+    from loop2p.cli import analyse, bench, cohort, day1, operate, records, run
 
-    for module in (run, operate, records, day1, cohort):
+    for module in (run, operate, records, day1, cohort, analyse):
         module.register(app)
     app.add_typer(bench.app, name="bench")
     app()

@@ -1,7 +1,6 @@
 """How long a simulated cohort takes, and how that grows with neurons and mice."""
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from loop2p.cli.benchmarks.machine import machine
+from loop2p.cli.benchmarks.memory import Memory
 
 NEURONS, MICE = (200, 400, 800), (2, 4, 6)
 """For the slopes; one day each, 2 mice for the neurons, 300 neurons for the mice."""
@@ -17,7 +17,7 @@ NEURONS, MICE = (200, 400, 800), (2, 4, 6)
 
 def bench_cohort(mice: int = 6, days: int = 14, seed: int = 1, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Seconds for a cohort at both levels, the largest memory of all processes together, slopes. Needs 3 GB of disk."""
-    from loop2p.cli.cohort import cluster_of
+    from loop2p.cli.cluster import cluster_of
 
     info = machine()
     with tempfile.TemporaryDirectory() as folder, cluster_of(0, "") as client, Memory() as memory:
@@ -57,33 +57,3 @@ def timed(folder: Path, client: Any, **asked: Any) -> float:
     started = time.perf_counter()
     simulate(folder, params, client, quiet=True)
     return time.perf_counter() - started
-
-
-class Memory:
-    """The largest resident memory of this process and all its children, looked at twice a second."""
-
-    def __init__(self) -> None:
-        self.most = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> "Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        import psutil
-
-        me = psutil.Process()
-        while not self._over.wait(0.5):
-            total = 0
-            for process in (me, *me.children(recursive=True)):
-                try:
-                    total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            self.most = max(self.most, total)

@@ -1,0 +1,106 @@
+"""A21: what must not show an error signal does not.
+
+Level: mice. A twin has the mice of the main arm (same seed, same number of neurons, same rule of threshold) and lacks
+the vector; so each mouse is compared with itself, over the days that both have.
+"""
+
+import numpy as np
+from msgspec import Struct, structs
+
+from loop2p.analysis.arm import name_in_all_arms
+from loop2p.analysis.contrast import Contrast, contrast
+from loop2p.analysis.row import Arms, Found, MissingError, arm_of, loops_of, p_of, row, told
+from loop2p.analysis.sessions import SessionData
+from loop2p.analysis.statistics import Test, t_paired
+
+TWINS = ("no-apical", "scalar", "permuted", "yoked")
+NEEDED = TWINS[:3]
+AIM = 0.06
+
+
+class Twin(Struct, frozen=True):
+    """A control and the main arm in the same mice and days."""
+
+    name: str
+    main: Contrast
+    twin: Contrast
+    test: Test
+    """dd of main minus dd of the twin, over mice."""
+
+    @property
+    def dd(self) -> tuple[float, float]:
+        """Means over mice: main, twin."""
+        main, twin = (float(np.mean(list(found.dd.values()))) for found in (self.main, self.twin))
+        return main, twin
+
+    @property
+    def changes(self) -> tuple[float, float]:
+        """Reduction minus increase of P+ and of P- in the twin, means over mice."""
+        plus, minus = (float(self.twin.change_by_mouse(role).mean()) for role in ("plus", "minus"))
+        return plus, minus
+
+    @property
+    def passes(self) -> bool:
+        """Raises MissingError where there are too few mice."""
+        main, twin = self.dd
+        below = p_of(self.test) < 0.01 and self.test.estimate > 0 and abs(twin) < main / 2
+        plus, minus = self.changes
+        return below and (self.name != "scalar" or plus * minus > 0)
+
+
+@row(
+    "A21",
+    "no vector without an apical vector: twins of the main arm that lack it show none",
+    paper="none of its own",
+    rule="each twin: P+ less P- (A13) of main minus twin > 0, p < .01; |twin| < half of main; scalar: P+ and P- change "
+    "in the same direction",
+)
+def a21(arms: Arms) -> Found:
+    twins = [twin_of(arms, name) for name in TWINS if name in arms]
+    missing = [name for name in NEEDED if name not in arms]
+    if not twins:
+        raise MissingError(f"the arms {', '.join(missing)}")
+    passed = {twin.name: twin.passes for twin in twins}
+    aim = all(abs(twin.dd[1]) <= AIM for twin in twins)
+    lines = [
+        f"{twin.name} {'passes' if passed[twin.name] else 'FAILS'}: main less twin {twin.test.estimate:+.3f}, "
+        f"{told([twin.test])}"
+        for twin in twins
+    ]
+    return Found(
+        "; ".join(_figures(twin) for twin in twins),
+        None if missing else all(passed.values()),
+        "; ".join([*lines, *([f"needs the arms {', '.join(missing)}"] if missing else [])]),
+        [twin.test for twin in twins],
+        f"each twin within +-{AIM:g}: {'reached' if aim else 'not reached'}",
+    )
+
+
+def twin_of(arms: Arms, name: str) -> Twin:
+    """Raises MissingError for an arm that is no twin of main."""
+    main, other = (_by_day(arms, arm) for arm in ("main", name))
+    days = sorted(main.keys() & other.keys())
+    if not days:
+        raise MissingError(f"mice and days that both main and {name} have")
+    for day in days:
+        if len(main[day].role) != len(other[day].role):
+            raise MissingError(f"as many neurons in {other[day].path} as in {main[day].path}: else it is no twin")
+    own, twin = (contrast([arm[day] for day in days]) for arm in (main, other))
+    dd, twin_dd = (np.array(list(found.dd.values())) for found in (own, twin))
+    what = f"z residual, reduction - increase of P+ less P-, main - {name}"
+    return Twin(name, own, twin, t_paired(dd, twin_dd, what=what, level="mouse"))
+
+
+def _by_day(arms: Arms, name: str) -> dict[tuple[str, int], SessionData]:
+    """An arm's loops by mouse and day, mice called as in all arms."""
+    named = [structs.replace(s, mouse=name_in_all_arms(s.mouse, name)) for s in loops_of(arm_of(arms, name))]
+    return {(s.mouse, s.day): s for s in named}
+
+
+def _figures(twin: Twin) -> str:
+    main, own = twin.dd
+    plus, minus = twin.changes
+    return f"{twin.name} {own:+.3f} (P+ {plus:+.3f}, P- {minus:+.3f}; main {main:+.3f})"
+
+
+ROWS = (a21,)

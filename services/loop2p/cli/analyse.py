@@ -1,0 +1,110 @@
+"""`loop2p analyse`: from a folder of sessions to the paper's figures, with every core there is."""
+
+import platform
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from msgspec import convert, to_builtins
+
+from loop2p.cli.cluster import cluster_of, watched
+from loop2p.cli.main import EXIT_REFUSED, Json, err, fail, out, print_json
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(analyse)
+
+
+def analyse(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="sessions: of one arm, or a folder for each arm by its name")
+    ],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="where results go; DIR/analysis unless given")] = None,
+    arm: Annotated[str, typer.Option(help="what the sessions are, where their folder does not say it")] = "main",
+    events: Annotated[
+        str, typer.Option(help="fluorescence: detected; recorded: as a simulated cohort's file holds them; auto")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="of shuffles and draws; the same seed, the same results")] = 0,
+    shuffles: Annotated[int, typer.Option(help="of the network decoder; 19 are needed for a rank p of .05")] = 19,
+    others: Annotated[int, typer.Option(help="P0 neurons a session that the network decoder takes")] = 8,
+    workers: Annotated[int, typer.Option(help="processes on this machine; 0: one a core")] = 0,
+    scheduler: Annotated[str, typer.Option(help="address of a Dask cluster that shares this disk")] = "",
+    json: Json = False,
+) -> None:
+    """Analyse sessions: Parquet tables, figures, and one HTML page with the acceptance table.
+
+    Goes on where it was stopped. Exit 1 where a session could not be read; it is named, and left out.
+    """
+    try:
+        from loop2p.analysis.arm import arms_in
+        from loop2p.analysis.measure import MeasureParams
+        from loop2p.analysis.results import results_of, write_results
+    except ImportError as error:
+        fail(f"{error}; install loop2p[analysis]")
+    started = time.perf_counter()
+    place = out_dir or folder / "analysis"
+    try:
+        asked = {"events": events, "seed": seed, "n_shuffles": shuffles, "n_other": others}
+        params = convert(asked, MeasureParams)
+        paths = arms_in(folder, arm)
+        with cluster_of(workers, scheduler) as client:
+            arms, refused = measured(folder, place, paths, params, client, quiet=json)
+        results = results_of(arms, seed)
+        about = {
+            "folder": folder.name, "seed": seed, "params": to_builtins(params), "refused": refused,
+            "sessions": {name: len(found) for name, found in paths.items()},
+            "versions": {"loop2p": version("loop2p"), "python": platform.python_version()}
+            | {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "statsmodels")},
+        }  # fmt: skip
+        page = write_results(place, arms, results, about)
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    took_s = time.perf_counter() - started
+    if json:
+        rows = [row.as_dict() for row in results.rows]
+        print_json({"took_s": round(took_s, 1), "report": str(page), "refused": refused, "rows": rows})
+    else:
+        from loop2p.analysis.acceptance import print_rows
+
+        print_rows(results.rows, out)
+        for why in refused:
+            err.print(f"left out: {why}", style="bold red", markup=False, soft_wrap=True)
+        out.print(f"{sum(map(len, paths.values()))} sessions in {took_s:.0f} s (seed {seed}): {page}", soft_wrap=True)
+    if refused:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def measured(
+    folder: Path, place: Path, paths: dict[str, list[Path]], params: Any, client: Any, quiet: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Measure what is not measured yet; the arms, and why sessions are left out.
+
+    Raises SessionError where an arm has no session left.
+    """
+    from loop2p.analysis.measure import measure, read_measured
+    from loop2p.analysis.sessions import SessionError
+
+    kept = {name: {path: result_folder(folder, place, name, path) for path in found} for name, found in paths.items()}
+    futures = {
+        client.submit(measure, path.resolve(), name, params, to.resolve(), pure=False): (name, path)
+        for name, found in kept.items()
+        for path, to in found.items()
+    }
+    refused = []
+    for (name, path), told in watched(client, futures, "sessions", quiet):
+        if told not in ("done", "there"):
+            refused.append(told)
+            del kept[name][path]
+    for name, found in kept.items():
+        if not found:
+            raise SessionError(f"{folder}: no session of the arm {name} is usable: {'; '.join(sorted(refused))}")
+    return {name: read_measured(name, list(found.values())) for name, found in kept.items()}, sorted(refused)
+
+
+def result_folder(folder: Path, place: Path, arm: str, path: Path) -> Path:
+    """Where a session's results go: below the arm's name, by its place in the folder."""
+    parts: Iterable[str] = path.relative_to(folder).with_suffix("").parts
+    return place.joinpath("measured", arm, "--".join(parts))

@@ -1,0 +1,151 @@
+"""`loop2p analyse` as a user runs it: one worker, two, a scheduler of processes; killed and gone on with; bad files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from loop2p.simulation.cohort import CohortParams, prepare, run_day
+
+MICE, DAYS = 2, 2
+TASK = """
+[baseline]
+duration_s = 60
+[calibration]
+window_s = 8
+[trial]
+loop_s = 8
+[closed_loop]
+duration_s = 400
+"""
+Spawn = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two arms: one with fluorescence, one with events alone."""
+    folder = tmp_path_factory.mktemp("arms")
+    for arm, level in (("main", "traces"), ("no-apical", "events")):
+        asked = {"arm": arm, "level": level, "mice": MICE, "days": DAYS, "n_cells": 60, "seed": 4, "task": TASK}
+        prepare(folder / arm, CohortParams(**asked))
+        for mouse in range(MICE):
+            for day in range(1, DAYS + 1):
+                run_day(folder / arm, mouse, day)
+    return folder
+
+
+def command(folder: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "loop2p.cli.main", "analyse", str(folder), "--out", str(out), *more]
+
+
+def run(folder: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, out, *more), capture_output=True, text=True, timeout=280)
+
+
+def tables(out: Path) -> dict[str, pd.DataFrame]:
+    found = {path.stem: pd.read_parquet(path) for path in sorted((out / "tables").glob("*.parquet"))}
+    assert {"sessions", "neurons", "events", "acceptance", "tests"} <= set(found)
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    for name, table in tables(one).items():
+        pd.testing.assert_frame_equal(table, tables(other)[name], check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def whole(arms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results by one worker."""
+    out = tmp_path_factory.mktemp("one-worker")
+    done = run(arms, out, "--workers", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["id"]: row for row in json.loads(done.stdout)["rows"]}
+    assert list(rows) == [f"A{k}" for k in range(1, 22)]
+    return out
+
+
+def test_results_are_tables_figures_and_a_page_that_needs_nothing_else(whole: Path):
+    found = tables(whole)
+    assert len(found["sessions"]) == 2 * MICE * DAYS
+    assert found["sessions"].groupby("arm").n_pairs.count().to_dict() == {"main": MICE * DAYS, "no-apical": 0}
+    assert len(found["events"]) > 50
+    assert found["tests"].n.str.len().min() > 0
+    pictures = [path.name for path in (whole / "figures").iterdir()]
+    assert sum(name.endswith(".svg") for name in pictures) == sum(name.endswith(".png") for name in pictures) > 3
+    page = (whole / "report.html").read_text(encoding="utf-8")
+    assert all(f">A{k}<" in page for k in range(1, 22))
+    assert "<svg" in page
+    assert not any(word in page for word in ('src="http', "src='http", "<link", "@import", "<script src"))
+
+
+def test_two_workers_find_the_same(arms: Path, whole: Path, tmp_path: Path):
+    assert run(arms, tmp_path, "--workers", "2", "--json").returncode == 0
+    assert_same(whole, tmp_path)
+
+
+def test_a_scheduler_and_workers_of_their_own_find_the_same(arms: Path, whole: Path, tmp_path: Path, spawn: Spawn):
+    address = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file"]
+    spawn(*scheduler, str(address), stdout=-3, stderr=-3)
+    worker = [*dask, "worker", "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
+    for _ in range(2):
+        spawn(*worker, "--scheduler-file", str(address), stdout=-3, stderr=-3)
+    deadline = time.monotonic() + 120
+    while not address.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    where = json.loads(address.read_text())["address"]
+    out = tmp_path / "out"
+    done = run(arms, out, "--scheduler", where, "--json")
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, out)
+
+
+def test_a_killed_analysis_goes_on_and_finds_the_same(arms: Path, whole: Path, tmp_path: Path, spawn: Spawn):
+    first = spawn(*command(arms, tmp_path, "--workers", "1"), stdout=-1, stderr=-1, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.rglob("done.json")):
+        assert first.poll() is None, first.stderr.read()  # type: ignore[union-attr]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done.json")}
+    assert len(kept) < 2 * MICE * DAYS
+    assert not (tmp_path / "report.html").exists()
+    assert run(arms, tmp_path, "--workers", "2", "--json").returncode == 0
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+    assert_same(whole, tmp_path)
+
+
+def test_a_bad_session_is_named_and_left_out(arms: Path, whole: Path, tmp_path: Path):
+    folder = tmp_path / "main"
+    shutil.copytree(arms / "main", folder)
+    (folder / "mouse-01" / "day-02.nwb").write_bytes(b"no HDF5 file")
+    done = run(folder, tmp_path / "out", "--json")
+    assert done.returncode == 1
+    (refused,) = json.loads(done.stdout)["refused"]
+    assert "day-02.nwb" in refused
+    assert "day-02.nwb" in (tmp_path / "out" / "report.html").read_text()
+    found = tables(tmp_path / "out")["sessions"]
+    all_days = tables(whole)["sessions"].query("arm == 'main'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, all_days.iloc[:-1], check_exact=True)
+
+
+def test_a_folder_without_sessions_and_an_unknown_arm_are_refused(arms: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    nothing = run(tmp_path / "empty", tmp_path / "out")
+    assert nothing.returncode == 2
+    assert "no session, expected NWB files or suite2p session folders" in nothing.stderr
+    unknown = run(arms, tmp_path / "out", "--arm", "x")
+    assert unknown.returncode == 2
+    assert "arm 'x', expected one of main, led" in unknown.stderr
