@@ -127,6 +127,22 @@ def test_a_killed_analysis_goes_on_and_finds_the_same(arms: Path, whole: Path, t
     assert_same(whole, tmp_path)
 
 
+def test_several_sets_of_mice_are_judged_one_by_one_and_counted(arms: Path, whole: Path, tmp_path: Path):
+    for name in ("first", "second"):
+        shutil.copytree(arms / "no-apical", tmp_path / "sets" / name / "no-apical")
+    done = run(tmp_path / "sets", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["sets"]
+    assert list(found) == ["first", "second"]
+    assert found["first"] == found["second"]
+    page = (tmp_path / "out" / "sets.html").read_text(encoding="utf-8")
+    assert 'href="second/report.html"' in page
+    assert (tmp_path / "out" / "second" / "report.html").exists()
+    one = tables(tmp_path / "out" / "first")["events"]
+    other = tables(whole)["events"].query("arm == 'no-apical'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
 def test_a_bad_session_is_named_and_left_out(arms: Path, whole: Path, tmp_path: Path):
     folder = tmp_path / "main"
     shutil.copytree(arms / "main", folder)

@@ -72,7 +72,7 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
         note = f"no evidence in a simulated mouse: {row.imposed}" if row.imposed else ""
         lines = {"paper": row.paper, "measured": row.measured, "rule": row.rule, "aim": row.aim, "tests": row.detail}
         grid = Table.grid(padding=(0, 2, 0, 0))
-        for name, text in {**lines, "": note}.items():
+        for name, text in {**lines, "why": row.unmet, "": note}.items():
             if text:
                 grid.add_row(f"    {name}", escape(text))
         console.print(grid)

@@ -68,3 +68,11 @@ def arms_in(folder: Path, otherwise: str = "main") -> dict[str, list[Path]]:
         if not sessions:
             raise SessionError(f"{folders[name]}: no session, expected NWB files or suite2p session folders")
     return found
+
+
+def sets_in(folder: Path) -> dict[str, Path]:
+    """Folders of a folder that hold arms, by name: the whole experiment several times over. None where it has arms."""
+    if any((folder / name).is_dir() for name in ARM_NAMES):
+        return {}
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return {path.name: path for path in inside if any((path / name).is_dir() for name in ARM_NAMES)}

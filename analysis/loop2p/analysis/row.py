@@ -32,6 +32,8 @@ class Row(Struct, frozen=True):
     """Every p behind the verdict and beside it, with n and level."""
     imposed: str = ""
     """What in a simulated mouse makes this row by construction: there it is no evidence."""
+    unmet: str = ""
+    """Why a simulated mouse may fail it; only where it is not met."""
 
     def as_dict(self) -> dict[str, Any]:
         """Of plain values; NaN, which JSON has not, is None."""
@@ -53,7 +55,7 @@ class MissingError(Exception):
 
 
 def row(
-    id: str, signature: str, *, paper: str, rule: str, imposed: str = ""
+    id: str, signature: str, *, paper: str, rule: str, imposed: str = "", unmet: str = ""
 ) -> Callable[[Callable[[Arms], Found]], Callable[[Arms], Row]]:
     """Makes a row of the function that measures it. A MissingError anywhere in it leaves the row open and says why."""
 
@@ -66,7 +68,7 @@ def row(
                 found = Found("-", None, detail=f"needs {missing}")
             return Row(
                 id, signature, paper, found.measured, rule, found.met, found.aim, found.detail, tuple(found.tests),
-                imposed,
+                imposed, unmet if found.met is False else "",
             )  # fmt: skip
 
         return judged

@@ -47,6 +47,7 @@ def a17(arms: Arms) -> Found:
     "NDNF abolishes what A9, A10 and A12 show, the LED alone does not",
     paper="NDNF: A9, A10 ns, A12 p = .58, .7; LED: .62 (shuffled .57), .58 (.52), A12 p < 1e-3",
     rule="NDNF: all p > .05; LED: A9's, A10's and A12's signs, all p < .01",
+    unmet="it asks LED mice for A10; see there",
 )
 def a18(arms: Arms) -> Found:
     ndnf_arm, led_arm = arm_of(arms, "ndnf"), arm_of(arms, "led")

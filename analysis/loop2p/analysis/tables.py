@@ -105,7 +105,7 @@ def events_table(arm: Arm) -> pd.DataFrame:
 
 def acceptance_table(rows: Sequence[Row]) -> pd.DataFrame:
     """A line a signature."""
-    names = ("id", "signature", "paper", "measured", "rule", "met", "aim", "detail", "imposed")
+    names = ("id", "signature", "paper", "measured", "rule", "met", "aim", "detail", "imposed", "unmet")
     return pd.DataFrame({name: [getattr(row, name) for row in rows] for name in names}).astype({"met": "boolean"})
 
 

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def analyse(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="sessions: of one arm, or a folder for each arm by its name")
+        Path, typer.Argument(metavar="DIR", help="sessions of an arm, a folder for each arm, or several such folders")
     ],
     out_dir: Annotated[Path | None, typer.Option("--out", help="where results go; DIR/analysis unless given")] = None,
     arm: Annotated[str, typer.Option(help="what the sessions are, where their folder does not say it")] = "main",
@@ -39,9 +39,11 @@ def analyse(
     Goes on where it was stopped. Exit 1 where a session could not be read; it is named, and left out.
     """
     try:
-        from loop2p.analysis.arm import arms_in
+        from loop2p.analysis.acceptance import print_rows
+        from loop2p.analysis.arm import arms_in, sets_in
         from loop2p.analysis.measure import MeasureParams
         from loop2p.analysis.results import results_of, write_results
+        from loop2p.analysis.sets import how_often, write_sets
     except ImportError as error:
         fail(f"{error}; install loop2p[analysis]")
     started = time.perf_counter()
@@ -49,32 +51,50 @@ def analyse(
     try:
         asked = {"events": events, "seed": seed, "n_shuffles": shuffles, "n_other": others}
         params = convert(asked, MeasureParams)
-        paths = arms_in(folder, arm)
+        sets = {name: (path, place / name) for name, path in sets_in(folder).items()} or {"": (folder, place)}
+        found = {name: (*where, arms_in(where[0], arm)) for name, where in sets.items()}
+        judged: dict[str, Any] = {}
+        refused: list[str] = []
+        page = place / "report.html"
         with cluster_of(workers, scheduler) as client:
-            arms, refused = measured(folder, place, paths, params, client, quiet=json)
-        results = results_of(arms, seed)
-        about = {
-            "folder": folder.name, "seed": seed, "params": to_builtins(params), "refused": refused,
-            "sessions": {name: len(found) for name, found in paths.items()},
-            "versions": {"loop2p": version("loop2p"), "python": platform.python_version()}
-            | {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "statsmodels")},
-        }  # fmt: skip
-        page = write_results(place, arms, results, about)
+            for name, (of, to, paths) in found.items():
+                arms, bad = measured(of, to, paths, params, client, quiet=json)
+                results = results_of(arms, seed)
+                page = write_results(to, arms, results, about(of, paths, params, bad))
+                judged[name] = results.rows
+                refused += bad
+        if "" not in judged:
+            page = write_sets(place, judged, {name: f"{name}/report.html" for name in judged})
     except (OSError, ValueError) as error:
         fail(str(error))
     took_s = time.perf_counter() - started
+    n = sum(len(sessions) for _, _, paths in found.values() for sessions in paths.values())
     if json:
-        rows = [row.as_dict() for row in results.rows]
-        print_json({"took_s": round(took_s, 1), "report": str(page), "refused": refused, "rows": rows})
+        rows = {name: [row.as_dict() for row in rows] for name, rows in judged.items()}
+        sets_or_rows = {"rows": rows[""]} if "" in rows else {"sets": rows}
+        print_json({"took_s": round(took_s, 1), "report": str(page), "refused": refused, **sets_or_rows})
     else:
-        from loop2p.analysis.acceptance import print_rows
-
-        print_rows(results.rows, out)
+        for name, rows in judged.items():
+            if name:
+                out.rule(name)
+            print_rows(rows, out)
+        for one in how_often(judged) if len(judged) > 1 else []:
+            out.print(f"{one.row.id:4} met in {one.n_met} of {one.n_judged}  {one.row.signature}", markup=False)
         for why in refused:
             err.print(f"left out: {why}", style="bold red", markup=False, soft_wrap=True)
-        out.print(f"{sum(map(len, paths.values()))} sessions in {took_s:.0f} s (seed {seed}): {page}", soft_wrap=True)
+        out.print(f"{n} sessions in {took_s:.0f} s (seed {seed}): {page}", soft_wrap=True)
     if refused:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def about(folder: Path, paths: dict[str, list[Path]], params: Any, refused: list[str]) -> dict[str, Any]:
+    """What the page says of how it was made."""
+    names = ("loop2p", "numpy", "scipy", "statsmodels")
+    return {
+        "folder": folder.name, "seed": params.seed, "params": to_builtins(params), "refused": refused,
+        "sessions": {name: len(found) for name, found in paths.items()},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+    }  # fmt: skip
 
 
 def measured(

@@ -35,7 +35,7 @@ def bench_analysis(mice: int = 6, days: int = 14, seed: int = 1, say: Callable[[
             one_s = [_on(client, path, params, place / f"one-{k}") for k, path in enumerate(paths[: ONE_CORE + 1])][1:]
         took: dict[int, float] = {}
         with cluster_of(0, "") as client, Memory() as memory:
-            for n in sorted({max(1, len(paths) // 4), max(1, len(paths) // 2), len(paths)}):
+            for n in sorted({max(1, len(paths) // 4), len(paths)}):
                 say(f"{n} sessions, all cores ...")
                 started = time.perf_counter()
                 arms, _ = measured(folder, place / f"of-{n}", {"main": paths[:n]}, params, client, quiet=True)
