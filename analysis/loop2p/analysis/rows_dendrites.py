@@ -143,7 +143,7 @@ def a9(arms: Arms) -> Found:
     "dendrites tell success from failure, 2 s before",
     paper="accuracy .57, shuffled ~.50",
     rule="accuracy >= shuffled + .03, p < .01; less above its shuffles than A9",
-    unmet="only P+ and P- tell the two apart, eight or ten among ninety pairs; and where classes are unequal, a decoder "
+    unmet="only P+ and P- tell the two apart, eight or ten among ninety pairs; where classes are unequal, a decoder "
     "that finds something also calls hits misses, which costs plain accuracy (balanced accuracy is beside it)",
 )
 def a10(arms: Arms) -> Found:
@@ -164,7 +164,7 @@ def a10(arms: Arms) -> Found:
     paper="+.09, +.01, -.11 before a hit (P+ against P- p = 6e-4); elsewhere ns",
     rule="that order before a hit, P+ against P- p < .05; elsewhere P+ against P- p > .05; adjusted for the four",
     unmet="an event that turned the screen onto the target takes in its error signal for 0.8 s, so it reaches into the "
-    "2 s after; and a neuron's pattern of reward is the same every day, so that sessions of a mouse are no independent n",
+    "2 s after; and a neuron's pattern of reward is the same every day, so a mouse's sessions are no independent n",
 )
 def a11(arms: Arms) -> Found:
     found = _outcomes(arms)
