@@ -12,20 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from short_day import day_task
 
 from loop2p.simulation.cohort import CohortParams, prepare, run_day
 
 MICE, DAYS = 2, 2
-TASK = """
-[baseline]
-duration_s = 60
-[calibration]
-window_s = 8
-[trial]
-loop_s = 8
-[closed_loop]
-duration_s = 400
-"""
+TASK = day_task(60, 400)
 Spawn = Callable[..., subprocess.Popen[bytes]]
 
 

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from msgspec import Struct
+from short_day import day_task
 from suite2p_folder import from_nwb
 
 from loop2p.analysis.contrast import contrast
@@ -15,16 +16,7 @@ from loop2p.analysis.detected import Detected, read_any, read_detected
 from loop2p.analysis.measure import MeasureParams, measure
 from loop2p.simulation.cohort import CohortParams, prepare, run_day
 
-TASK = """
-[baseline]
-duration_s = 60
-[calibration]
-window_s = 8
-[trial]
-loop_s = 8
-[closed_loop]
-duration_s = 180
-"""
+TASK = day_task(60, 180)
 SEEN = (
     "session_description", "general/subject/subject_id",
     *(f"processing/ophys/Fluorescence/RawFluorescence{plane}/{part}"

@@ -6,21 +6,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from short_day import day_task
 
 from loop2p.analysis.detected import read_any, read_detected, read_recorded
 from loop2p.analysis.sessions import NEUROPIL, PlaneEvents, SessionError, read_plane, read_session
 from loop2p.simulation.cohort import CohortParams, prepare, run_day
 
-TASK = """
-[baseline]
-duration_s = 60
-[calibration]
-window_s = 8
-[trial]
-loop_s = 8
-[closed_loop]
-duration_s = 180
-"""
+TASK = day_task(60, 180)
 
 
 @pytest.fixture(scope="module")
