@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec import structs
+from short_day import SHORT_DAY
 from toy_arms import toy_session
 
 from loop2p.analysis import measure as measure_of
@@ -13,6 +14,7 @@ from loop2p.analysis.arm import arms_in
 from loop2p.analysis.measure import MeasureParams, read_measured, stamp_for
 from loop2p.analysis.session_store import read_back, session_tables
 from loop2p.analysis.sessions import SessionData, SessionError
+from loop2p.simulation.cohort import CohortParams, prepare, run_day
 
 
 def kept(folder: Path, session: SessionData) -> Path:
@@ -77,6 +79,23 @@ def test_what_is_no_session_is_told_by_name_and_leaves_nothing(tmp_path: Path):
     told = measure_of(path, "main", MeasureParams(), tmp_path / "out")
     assert str(path) in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_damaged_anywhere_is_measured_or_named(tmp_path: Path):
+    prepare(tmp_path, CohortParams(arm="main", mice=1, days=1, n_cells=40, seed=3, task=SHORT_DAY))
+    run_day(tmp_path, 0, 1)
+    whole = (tmp_path / "mouse-00" / "day-01.nwb").read_bytes()
+    rng = np.random.default_rng(0)
+    damaged, told = tmp_path / "damaged.nwb", []
+    for k in range(60):
+        data = np.frombuffer(whole, np.uint8).copy()
+        data[rng.integers(len(data), size=40)] = rng.integers(256, size=40)
+        damaged.write_bytes(data[: rng.integers(len(data)) if k % 4 == 0 else None].tobytes())
+        told.append(measure_of(damaged, "led", MeasureParams(), tmp_path / f"out-{k}"))
+    named = [text for text in told if text != "done"]
+    assert 20 < len(named) < 60
+    assert all(str(damaged) in text for text in named)
+    assert all((store.stamp_of(tmp_path / f"out-{k}") is not None) == (text == "done") for k, text in enumerate(told))
 
 
 def test_arms_are_folders_by_their_names_or_all_is_one(tmp_path: Path):

@@ -1,7 +1,9 @@
 """A recording, with events added to it, comes back as the arrays that went in."""
 
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from synthetic_session import T0_NS, Made, make_session, write_journal
@@ -77,6 +79,25 @@ def test_a_recording_without_events_is_read_and_only_the_contrast_refuses_it(fol
     assert bare.events == {}
     with pytest.raises(SessionError, match=r"bare\.nwb: no events/somatic_events, expected the events of both planes"):
         contrast([bare])
+
+
+NEEDED = (
+    "general/subject/subject_id", "session_description", "processing/ophys/ImageSegmentation/RoisProximal/role",
+    "intervals/trials/start_time", "intervals/trials/outcome", "intervals/trials/hit_time",
+    "intervals/trials/reward_time", "intervals/phases/start_time", "intervals/phases/stop_time",
+    "stimulus/presentation/ShownAngle/data", "events/licks/timestamp", "processing/behavior/WheelSpeed/data",
+    "events/somatic_events/timestamp", "events/dendritic_events/roi", "events/dendritic_events/magnitude",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_an_object_that_is_missing_is_named(name: str, folder: Path, tmp_path: Path):
+    path = tmp_path / "a.nwb"
+    shutil.copy(folder / "events.nwb", path)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+    with pytest.raises(SessionError, match=f"no /{name}, expected a session as loop2p records it"):
+        read_session(path)
 
 
 def test_sessions_of_both_kinds_are_found(tmp_path: Path):

@@ -1,5 +1,6 @@
 """What is measured in one session by itself, and takes long: events, pairs, decoders. Kept on disk, so done once."""
 
+import logging
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -62,9 +63,12 @@ def measure(path: Path, arm: str, params: MeasureParams, folder: Path) -> str:
     try:
         with threadpool_limits(1):
             tables = _measure(path, arm, params)
-    except (SessionError, ValueError, OSError) as error:
+    except (SessionError, OSError) as error:
         text = str(error)
         return text if str(path) in text else f"{path}: {text}"
+    except Exception as error:  # damaged HDF5 raises nearly anything; none of it may cost the other sessions
+        logging.getLogger(__name__).exception("%s", path)
+        return f"{path}: {type(error).__name__}: {error}: a damaged file, or a mistake here: the log has the traceback"
     store.save(folder, tables, stamp)
     return "done"
 
@@ -91,7 +95,7 @@ def _measure(path: Path, arm: str, params: MeasureParams) -> dict[str, Any]:
     # The seeds depend on the mouse and the day alone: not on what else is analysed, nor by how many workers.
     seed = (params.seed, zlib.crc32(session.mouse.encode()), session.day)
     tables["outcomes"] = store.to_table(outcomes([session], (*seed, 1), params.n_outcome_shuffles))
-    if arm == "main":
+    if arm == "main":  # A7 asks for no other, and it takes long
         decoded = network([session], (*seed, 2), params.n_other, params.n_shuffles, before(found))
         tables["network"] = store.to_table(decoded)
     return tables

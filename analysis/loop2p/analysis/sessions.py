@@ -111,6 +111,7 @@ def read_session(path: Path) -> SessionData:
         licks = file.get("events/licks")
         wheel = file.get("processing/behavior/WheelSpeed")
         names = [_strings(phases[key]) if key in phases else [""] * len(phases["id"]) for key in ("phase", "detail")]
+        limits = [_get(phases, key, path)[:].tolist() for key in ("start_time", "stop_time")]
         tables = {plane: name for plane, name in enumerate(EVENT_TABLES) if f"events/{name}" in file}
         return SessionData(
             path=path,
@@ -118,17 +119,17 @@ def read_session(path: Path) -> SessionData:
             day=int(day.group(1)),
             simulated="SIMULATED" in about,
             role=np.array(_strings(_get(rois, "role", path))),
-            start_s=trials["start_time"][:] if trials else np.zeros(0),
-            outcome=np.array(_strings(trials["outcome"]) if trials else [], dtype=np.str_),
-            hit_s=trials["hit_time"][:] if trials else np.zeros(0),
-            reward_s=trials["reward_time"][:] if trials else np.zeros(0),
-            phases=list(zip(*names, phases["start_time"][:].tolist(), phases["stop_time"][:].tolist(), strict=True)),
-            shown_s=_times(shown) if shown else np.zeros(0),
-            shown_deg=shown["data"][:] if shown else np.zeros(0),
-            lick_s=licks["timestamp"][:] if licks else np.zeros(0),
-            speed_cm_s=wheel["data"][:] if wheel else np.zeros(0),
-            speed_t_s=_times(wheel) if wheel else np.zeros(0),
-            events={plane: _events(file["events"][name]) for plane, name in tables.items()},
+            start_s=_get(trials, "start_time", path)[:] if trials else np.zeros(0),
+            outcome=np.array(_strings(_get(trials, "outcome", path)) if trials else [], dtype=np.str_),
+            hit_s=_get(trials, "hit_time", path)[:] if trials else np.zeros(0),
+            reward_s=_get(trials, "reward_time", path)[:] if trials else np.zeros(0),
+            phases=list(zip(*names, *limits, strict=True)),
+            shown_s=_times(shown, path) if shown else np.zeros(0),
+            shown_deg=_get(shown, "data", path)[:] if shown else np.zeros(0),
+            lick_s=_get(licks, "timestamp", path)[:] if licks else np.zeros(0),
+            speed_cm_s=_get(wheel, "data", path)[:] if wheel else np.zeros(0),
+            speed_t_s=_times(wheel, path) if wheel else np.zeros(0),
+            events={plane: _events(file["events"][name], path) for plane, name in tables.items()},
         )
 
 
@@ -139,7 +140,7 @@ def read_plane(path: Path, plane: int) -> PlaneTraces:
     """
     with h5py.File(path, "r") as file:
         series = _get(file, FLUORESCENCE[plane], path)
-        times, f = _times(series), np.asarray(series["data"][:], np.float32)
+        times, f = _times(series, path), np.asarray(_get(series, "data", path)[:], np.float32)
         if NEUROPIL[plane] in file:
             around = _get(file, f"{NEUROPIL[plane]}/data", path)
             if around.shape != f.shape:
@@ -210,12 +211,13 @@ def _strings(dataset: Any) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in dataset[:]]
 
 
-def _times(series: Any) -> NDArray[np.float64]:
+def _times(series: Any, path: Path) -> NDArray[np.float64]:
     if "timestamps" in series:
         return np.asarray(series["timestamps"][:], float)
-    start = series["starting_time"]
-    return np.asarray(start[()] + np.arange(len(series["data"])) / start.attrs["rate"], float)
+    start, data = (_get(series, name, path) for name in ("starting_time", "data"))
+    return np.asarray(start[()] + np.arange(len(data)) / start.attrs["rate"], float)
 
 
-def _events(table: Any) -> PlaneEvents:
-    return PlaneEvents(t_s=table["timestamp"][:], roi=table["roi"][:], magnitude=table["magnitude"][:])
+def _events(table: Any, path: Path) -> PlaneEvents:
+    t_s, roi, magnitude = (_get(table, name, path)[:] for name in ("timestamp", "roi", "magnitude"))
+    return PlaneEvents(t_s=t_s, roi=roi, magnitude=magnitude)
