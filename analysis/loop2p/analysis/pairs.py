@@ -14,12 +14,13 @@ SMOOTH_S = 0.04
 """Sigma of the Gaussian that both traces go through before they are correlated: noise of single frames lowers r of
 true pairs. The paper has the limit 0.6 and not how noisy its traces are; but it had 93 pairs a session of some 315
 neurons (7845 neuron-sessions in 84 sessions, 268 of P+ and 198 of P-). So this is set for as many: on a tuning seed of
-the simulated mouse, noise 0.044 dF/F a frame, 85 pairs of 300, 6.7 of them P+ or P-. One day of it, pairs that pass
-0.6, and the largest r of two cells that are none:
+the simulated mouse, noise 0.044 dF/F a frame, 85 pairs of 300, 6.7 of them P+ or P-. On
+its first day (seed 0, mouse 0), pairs that pass 0.6, their mean r, and the largest r of two cells that are none:
 
     sigma, s      0     0.04   0.05   0.1    0.15   0.2    0.3    0.5    1
-    true pairs    31    113    136    224    267    277    289    293    297
-    largest else  .23          .26    .28    .30    .31    .34    .39    .48
+    true pairs    31    113    136    224    261    277    285    292    295
+    mean r        .40   .51    .55    .65    .70    .74    .79    .84    .87
+    largest else  .15   .17    .18    .20    .22    .24    .26    .31    .39
 """
 NEAR_UM = 20.0
 """Centres of duplicates are closer than this (3.1)."""
