@@ -18,8 +18,8 @@ from loop2p.simulation.controller import PinEdge, read_pin_log
 PATIENCE_S = 60.0
 FRAME_S = 0.0323
 SERVE = (
-    "import sys; from loop2p.protocol import read_rig; from loop2p.runtime import serve, serve_standin;"
-    "sys.exit((serve if sys.argv[2] == 'service' else serve_standin)(sys.argv[3], read_rig(sys.argv[1])))"
+    "import sys; from loop2p.protocol import read_rig; from loop2p.runtime import serve, serve_side;"
+    "sys.exit((serve if sys.argv[2] == 'service' else serve_side)(sys.argv[3], read_rig(sys.argv[1])))"
 )
 ROLES = ("task", "decoding", "actuation")
 

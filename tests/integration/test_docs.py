@@ -130,7 +130,7 @@ def check_rig(data: dict[str, Any], place: str) -> None:
             convert(rest, KINDS[options.source["kind"]].Options, place)
     for name in data.get("standins", {}):
         module, _, kind = rig.standins[name].run.partition(":")
-        rig_file.standin_options(name, getattr(importlib.import_module(module), kind).Options)
+        rig_file.side_options(name, getattr(importlib.import_module(module), kind).Options)
 
 
 def completed(piece: dict[str, Any]) -> dict[str, Any]:

@@ -565,14 +565,14 @@ n_rois = 2
 
 def from_rig(text: str, folder: Path) -> Microscope:
     rig_file = parse_rig(text, folder / "rig.toml")
-    return Microscope.from_rig(rig_file.standin_options("microscope", MicroscopeOptions), rig_file)
+    return Microscope.from_rig(rig_file.side_options("microscope", MicroscopeOptions), rig_file)
 
 
 def test_a_process_streams_and_says_at_the_end_how_late_it_ran(imaging: Imaging, tmp_path: Path) -> None:
     (tmp_path / "rig.toml").write_text(rig_text(imaging.port), encoding="utf-8")
     code = (
-        "import sys; from loop2p.protocol import read_rig; from loop2p.runtime.standin import serve_standin; "
-        "sys.exit(serve_standin('microscope', read_rig('rig.toml'), with_parent=True))"
+        "import sys; from loop2p.protocol import read_rig; from loop2p.runtime.side import serve_side; "
+        "sys.exit(serve_side('microscope', read_rig('rig.toml'), with_parent=True))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -355,7 +355,7 @@ def test_a_sender_with_another_geometry_moves_nothing(tmp_path: Path, free_ports
     ports = free_ports(28)
     rig_file = whole_rig(tmp_path, ports, options={"task": {"start_timeout_s": 60.0}})
     rig = Running(rig_file, tmp_path)
-    rig.launcher.standins.remove("microscope")
+    rig.launcher.side.remove("microscope")
     source = rig_file.rig.services["imaging"].options["source"]
     assert source["image_port"] == ports[24]
     sender = WrongSender(rig_file, ports[24])

@@ -147,7 +147,7 @@ class Running:
 
     def last_words(self) -> str:
         """The end of every log, for a failed test's message."""
-        names = (*self.launcher.services, *self.launcher.standins)
+        names = (*self.launcher.services, *self.launcher.side)
         return "\n".join(f"--- {n}\n{self.launcher.last_words(n, 6)}" for n in names)
 
     @property

@@ -9,7 +9,7 @@ from loop2p.simulation.microscope import MicroscopeOptions
 from loop2p.simulation.scene import Scene
 
 RIG = read_rig(Path(__file__).parents[2] / "deploy" / "rigs" / "simulated.toml")
-SCOPE: MicroscopeOptions = RIG.standin_options("microscope", MicroscopeOptions)
+SCOPE: MicroscopeOptions = RIG.side_options("microscope", MicroscopeOptions)
 
 
 def test_it_says_that_it_is_simulated() -> None:

@@ -46,7 +46,7 @@ from loop2p.protocol.rig import (
     Rig,
     RigFile,
     ServiceSpec,
-    StandIn,
+    SideProcess,
     parse_microscope,
     parse_rig,
     read_rig,
@@ -59,7 +59,7 @@ __all__ = [
     "Accepted", "Alarm", "Audit", "Calibration", "Cause", "Clock", "Command", "Done", "Envelope", "Fault", "FileError",
     "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase", "PhaseName", "PlaneRois",
     "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois", "Selection", "ServiceSpec",
-    "Session", "Show", "Shown", "Stall", "StandIn", "TopicAudit", "Traces", "Trial", "Wheel", "WireError",
+    "Session", "Show", "Shown", "SideProcess", "Stall", "TopicAudit", "Traces", "Trial", "Wheel", "WireError",
     "control", "convert", "decode_body", "f32", "from_f32", "from_i32", "i32", "open_parts", "parse_microscope",
     "parse_rig", "parse_toml", "read_rig", "read_toml", "seal",
 ]  # fmt: skip

@@ -58,8 +58,9 @@ class ServiceSpec(Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
 
-class StandIn(Struct, frozen=True, forbid_unknown_fields=True):
-    """A process that takes the place of hardware or animal. Started by `up`, unknown to services."""
+class SideProcess(Struct, frozen=True, forbid_unknown_fields=True):
+    """A process beside the services, started by `up` and unknown to them: a stand-in, which takes the place of hardware
+    or animal, or a companion, which only listens and asks (a gateway, a bridge)."""
 
     run: str
     """"package.module:Class"."""
@@ -92,7 +93,13 @@ class Rig(Struct, frozen=True, forbid_unknown_fields=True):
     microscope: Microscope = Microscope()
     clock: ClockRules = ClockRules()
     data: DataRules = DataRules()
-    standins: dict[str, StandIn] = {}
+    standins: dict[str, SideProcess] = {}
+    companions: dict[str, SideProcess] = {}
+
+    @property
+    def side(self) -> dict[str, SideProcess]:
+        """Stand-ins and companions."""
+        return self.standins | self.companions
 
 
 class RigFile(Struct, frozen=True):
@@ -111,9 +118,10 @@ class RigFile(Struct, frozen=True):
         spec = self.rig.services[name]
         return convert(spec.options, kind, str(self.path), self.text, f"services.{name}.options")
 
-    def standin_options(self, name: str, kind: type[Any]) -> Any:
-        """A stand-in's options, checked against its own struct. Raises FileError."""
-        return convert(self.rig.standins[name].options, kind, str(self.path), self.text, f"standins.{name}.options")
+    def side_options(self, name: str, kind: type[Any]) -> Any:
+        """The options of a stand-in or companion, checked against its own struct. Raises FileError."""
+        section = "standins" if name in self.rig.standins else "companions"
+        return convert(self.rig.side[name].options, kind, str(self.path), self.text, f"{section}.{name}.options")
 
 
 _ENDPOINT = re.compile(r"^(tcp://[^:/]+:\d{1,5}|inproc://.+|ipc://.+)$")
@@ -183,7 +191,11 @@ def parse_rig(text: str, path: Path | str = "rig file") -> RigFile:
             raise mistake("services", f"no {name}; a rig needs {', '.join(ROLES)}")
     if rig.clock.reference not in rig.services:
         raise mistake("clock.reference", f"found {rig.clock.reference!r}, expected one of {', '.join(rig.services)}")
-    for name, standin in rig.standins.items():
-        if not re.match(r"^[\w.]+:\w+$", standin.run):
-            raise mistake(f"standins.{name}.run", f"found {standin.run!r}, expected 'package.module:Class'")
+    for section, processes in (("standins", rig.standins), ("companions", rig.companions)):
+        for name, process in processes.items():
+            key = f"{section}.{name}"
+            if name in rig.services or (section == "companions" and name in rig.standins):
+                raise mistake(key, "there is another process of that name; every name must differ")
+            if not re.match(r"^[\w.]+:\w+$", process.run):
+                raise mistake(f"{key}.run", f"found {process.run!r}, expected 'package.module:Class'")
     return RigFile(rig, text, Path(path))

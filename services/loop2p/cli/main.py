@@ -45,32 +45,22 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 @app.command()
 def serve(
-    service: Annotated[str, typer.Argument(help="imaging, decoding, task, stimulus, actuation or recording")],
+    name: Annotated[str, typer.Argument(help="of a service, stand-in or companion in the rig file")],
     rig: RigPath,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     instance: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
-    """Run one service in this process, until Ctrl-C."""
+    """Run one service, stand-in or companion in this process, until Ctrl-C."""
     from loop2p.runtime.process import serve as serve_service
+    from loop2p.runtime.side import serve_side
 
     log_to_stderr()
     rig_file = open_rig(rig)
-    if service not in rig_file.rig.services:
-        fail(f"{rig}: no service {service!r}; there are {', '.join(rig_file.rig.services)}")
-    raise typer.Exit(serve_service(service, rig_file, with_parent, instance))
-
-
-@app.command(name="stand-in")
-def stand_in(
-    name: Annotated[str, typer.Argument(help="a stand-in of the rig file")],
-    rig: RigPath,
-    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
-) -> None:
-    """Run one stand-in for hardware or animal in this process, until Ctrl-C."""
-    from loop2p.runtime.standin import serve_standin
-
-    log_to_stderr()
-    raise typer.Exit(serve_standin(name, open_rig(rig), with_parent))
+    if name in rig_file.rig.side:
+        raise typer.Exit(serve_side(name, rig_file, with_parent))
+    if name not in rig_file.rig.services:
+        fail(f"{rig}: no process {name!r}; there are {', '.join((*rig_file.rig.services, *rig_file.rig.side))}")
+    raise typer.Exit(serve_service(name, rig_file, with_parent, instance))
 
 
 def print_json(value: object) -> None:

@@ -32,7 +32,7 @@ def up(rig: RigPath, host: HostName = "local") -> None:
         with RigLock(rig_file):
             launcher = Launcher(rig_file, host, Path(rig_file.rig.data.folder) / "logs")
             launcher.start()
-            err.print(f"{', '.join((*launcher.services, *launcher.standins))} started; Ctrl-C stops them")
+            err.print(f"{', '.join((*launcher.services, *launcher.side))} started; Ctrl-C stops them")
             try:
                 while not asked and (launcher.waiting or any(n in launcher.processes for n in launcher.services)):
                     for lost in launcher.poll():
@@ -110,11 +110,11 @@ def check(rig: RigPath, json: Json = False) -> None:
             lines.append((True, name, f"{kind.__module__}:{kind.__name__}, options are right"))
         except FileError as error:
             lines.append((False, name, str(error)))
-    for name, standin in rig_file.rig.standins.items():
+    for name, process in rig_file.rig.side.items():
         try:
-            kind = load(standin.run, f"standins.{name}.run")
-            rig_file.standin_options(name, kind.Options)  # type: ignore[attr-defined]
-            lines.append((True, name, f"stand-in {standin.run}, options are right"))
+            kind = load(process.run, f"{name}.run")
+            rig_file.side_options(name, kind.Options)  # type: ignore[attr-defined]
+            lines.append((True, name, f"{process.run}, options are right"))
         except FileError as error:
             lines.append((False, name, str(error)))
     replies = hello_all(rig_file, 0.3)

@@ -6,7 +6,7 @@ from loop2p.runtime.launcher import Launcher, Lost, RigBusyError, RigLock
 from loop2p.runtime.local import LocalBus
 from loop2p.runtime.process import serve
 from loop2p.runtime.service import Context, Input, NoOptions, Service
-from loop2p.runtime.standin import StandIn, serve_standin
+from loop2p.runtime.side import SideProcess, serve_side
 
 __all__ = [
     "Context",
@@ -19,9 +19,9 @@ __all__ = [
     "RigClock",
     "RigLock",
     "Service",
-    "StandIn",
+    "SideProcess",
     "ask",
     "ask_answer",
     "serve",
-    "serve_standin",
+    "serve_side",
 ]

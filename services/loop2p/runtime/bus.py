@@ -24,8 +24,8 @@ class Bus:
         self.small = self._bind(zmq.XPUB, spec.publish, SMALL_HWM)
         self.bulk = self._bind(zmq.XPUB, spec.bulk, BULK_HWM)
         self.control = self._bind(zmq.ROUTER, spec.control, 1000)
-        self.incoming = self.context.socket(zmq.SUB)
-        self.incoming.rcvhwm = SMALL_HWM
+        self.peers: dict[str, zmq.Socket[bytes]] = {}
+        """What each other service sends, each on a socket of its own: so who sent a message is known, not believed."""
         for socket in (self.small, self.bulk):
             socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # hear of every new subscriber, to send it the state
 
@@ -44,15 +44,17 @@ class Bus:
 
     def connect(self, rig_file: RigFile, topics: set[str] | None) -> None:
         """Subscribe to topics (None: all) of every other service that may publish them."""
-        for topic in topics if topics is not None else {""}:
-            self.incoming.subscribe(topic)
         for peer, spec in rig_file.rig.services.items():
-            if peer == self.name:
+            wanted = {""} if topics is None else {t for t in topics if t.startswith((f"{peer}.", "rig."))}
+            if peer == self.name or not wanted:
                 continue
-            if topics is None or any(topic.startswith((f"{peer}.", "rig.")) for topic in topics):
-                self.incoming.connect(spec.publish)
-                if topics is None or topics & {"imaging.preview", "imaging.raw"}:
-                    self.incoming.connect(spec.bulk)
+            socket = self.peers[peer] = self.context.socket(zmq.SUB)
+            socket.rcvhwm = SMALL_HWM
+            for topic in wanted:
+                socket.subscribe(topic)
+            socket.connect(spec.publish)
+            if topics is None or wanted & {"imaging.preview", "imaging.raw"}:
+                socket.connect(spec.bulk)
 
     def publish(self, message: Message, sent_ns: int) -> Envelope:
         """Send a message to whoever listens; never blocks."""
@@ -81,11 +83,12 @@ class Bus:
             parts = Envelope(envelope.topic, header, envelope.body, envelope.buffers).parts()
             self.small.send_multipart(parts)
 
-    def receive(self) -> Iterator[Envelope | WireError]:
-        """What is waiting, at most a batch; malformed messages come as the error they are."""
+    def receive(self, peer: str) -> Iterator[Envelope | WireError]:
+        """What of a peer is waiting, at most a batch; malformed messages come as the error they are."""
+        socket = self.peers[peer]
         for _ in range(BATCH):
             try:
-                parts = self.incoming.recv_multipart(zmq.NOBLOCK)
+                parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             try:
@@ -95,5 +98,6 @@ class Bus:
 
     def close(self) -> None:
         """Send what is still queued (1 s at most) and release the sockets."""
-        self.incoming.close(linger=0)
+        for socket in self.peers.values():
+            socket.close(linger=0)
         self.context.destroy()

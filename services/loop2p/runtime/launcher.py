@@ -1,4 +1,4 @@
-"""Starts this machine's services and stand-ins, starts again what dies, and says what was lost."""
+"""Starts this machine's services and what runs beside them, starts again what dies, and says what was lost."""
 
 import logging
 import os
@@ -66,12 +66,12 @@ class Launcher:
     def __init__(self, rig_file: RigFile, host: str, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.rig_file, self.host, self.logs, self._now = rig_file, host, logs, clock
         rig = rig_file.rig
-        if host not in {s.host for s in rig.services.values()} | {s.host for s in rig.standins.values()}:
+        if host not in {s.host for s in rig.services.values()} | {s.host for s in rig.side.values()}:
             raise FileError(f"{rig_file.path}: nothing runs on host {host!r}")
         self.services = [n for n, s in rig.services.items() if s.host == host and not s.external]
-        self.standins = [n for n, s in rig.standins.items() if s.host == host]
+        self.side = [n for n, s in rig.side.items() if s.host == host]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._policies = {name: RestartPolicy() for name in (*self.services, *self.standins)}
+        self._policies = {name: RestartPolicy() for name in (*self.services, *self.side)}
         self._due: dict[str, float] = {}
         self._untold: deque[Lost] = deque()
         self.stopping = False
@@ -84,12 +84,11 @@ class Launcher:
     def start(self) -> None:
         """Start everything of this machine."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        for name in (*self.services, *self.standins):
+        for name in (*self.services, *self.side):
             self._spawn(name)
 
     def _spawn(self, name: str) -> None:
-        kind = "serve" if name in self.services else "stand-in"
-        command = [sys.executable, "-m", "loop2p.cli.main", kind, name, str(self.rig_file.path), "--with-parent"]
+        command = [sys.executable, "-m", "loop2p.cli.main", "serve", name, str(self.rig_file.path), "--with-parent"]
         with open(self.logs / f"{name}.log", "ab") as out:
             self.processes[name] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT
@@ -144,14 +143,14 @@ class Launcher:
             return ""
 
     def stop(self, timeout_s: float = 10.0) -> list[str]:
-        """Stop all: actuation first, recording after the others, stand-ins last. Returns who had to be killed."""
+        """Stop all: actuation first, recording after the others, those beside last. Returns who had to be killed."""
         self.stopping = True
         self._due.clear()
         order = sorted(self.services, key=lambda n: {"actuation": 0, "recording": 2}.get(n, 1))
         killed = self._end(["actuation"], timeout_s) if "actuation" in order else []
         killed += self._end([n for n in order if n not in ("actuation", "recording")], timeout_s)
         killed += self._end(["recording"], timeout_s)
-        return killed + self._end(self.standins, timeout_s)
+        return killed + self._end(self.side, timeout_s)
 
     def _end(self, names: list[str], timeout_s: float) -> list[str]:
         running = [n for n in names if n in self.processes]
@@ -161,7 +160,7 @@ class Launcher:
                 ask_answer(spec.control, control.Stop(by="launcher"), 1.0)
             stdin = self.processes[name].stdin
             if stdin is not None:
-                stdin.close()  # a service or stand-in that missed the request ends when its parent's pipe does
+                stdin.close()  # a process that missed the request ends when its parent's pipe does
         deadline = time.monotonic() + timeout_s
         killed = []
         for name in running:

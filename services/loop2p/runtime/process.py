@@ -137,7 +137,7 @@ class Process:
 
     def _loop(self) -> None:
         bus, poller = self.bus, zmq.Poller()
-        for sock in (bus.incoming, bus.small, bus.bulk, bus.control, self._clock_socket):
+        for sock in (*bus.peers.values(), bus.small, bus.bulk, bus.control, self._clock_socket):
             poller.register(sock, zmq.POLLIN)
         poller.register(self._wake_read.fileno(), zmq.POLLIN)
         watched: dict[int, None] = {}
@@ -156,8 +156,7 @@ class Process:
                     watched[fileno] = None
             ready = dict(poller.poll(_wait_ms(min(next_beat, next_tick, next_clock), inputs)))
             now = time.perf_counter_ns()
-            if bus.incoming in ready:
-                self._take_messages()
+            self._take_messages([peer for peer, sock in bus.peers.items() if sock in ready])
             for item in inputs:
                 item_due = item.due_ns()
                 if item.fileno() in ready or (item_due is not None and item_due <= now):
@@ -191,19 +190,24 @@ class Process:
         except Exception as error:
             self._fault(error, None)
 
-    def _take_messages(self) -> None:
+    def _take_messages(self, peers: Iterable[str]) -> None:
+        taken = sum(self._take_from(peer) for peer in peers)
+        if taken:
+            self.metrics.queue(taken)
+
+    def _take_from(self, peer: str) -> int:
         """Each message is handled before the next is looked for: finding none costs more than handling one."""
         to_look_at: dict[str, Envelope] = {}
         taken = 0
-        for item in self.bus.receive():
+        for item in self.bus.receive(peer):
             in_hand = self.clock.now_ns()
             taken += 1
             if isinstance(item, WireError):
                 self._reject("malformed", str(item))
                 continue
             header, topic = item.header, item.topic
-            if header.source not in self.rig_file.rig.services or not topic.startswith((f"{header.source}.", "rig.")):
-                self._reject("source", f"{topic} from {header.source[:40]!r}, which may not publish it")
+            if header.source != peer or not topic.startswith((f"{peer}.", "rig.")):
+                self._reject("source", f"{topic} of {header.source[:40]!r} from {peer}, which may not publish it")
                 continue
             missed = self.sequences.check(topic, header)
             if missed is None:
@@ -224,7 +228,7 @@ class Process:
             self.metrics.received(topic, header.source, in_hand - header.sent_ns)
         for envelope in to_look_at.values():
             self._take(envelope)
-        self.metrics.queue(taken)
+        return taken
 
     def _take(self, envelope: Envelope) -> None:
         if envelope.topic == Session.topic:
@@ -390,9 +394,12 @@ class Process:
     def _take_last_words(self) -> None:
         """Recording is stopped last; what the others sent before they left may still be on its way."""
         deadline = time.perf_counter_ns() + LAST_WORDS_NS
+        poller = zmq.Poller()
+        for sock in self.bus.peers.values():
+            poller.register(sock, zmq.POLLIN)
         with contextlib.suppress(FaultError):
-            while self.bus.incoming.poll(100) and time.perf_counter_ns() < deadline:
-                self._take_messages()
+            while time.perf_counter_ns() < deadline and (ready := dict(poller.poll(100))):
+                self._take_messages([peer for peer, sock in self.bus.peers.items() if sock in ready])
 
     def _leave(self, code: int) -> None:
         """Safe, closed, counted, gone. Each step is tried whatever became of the one before."""

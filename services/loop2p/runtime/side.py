@@ -1,4 +1,4 @@
-"""A stand-in as a process: takes the place of hardware or animal at its own interface."""
+"""A process beside the services: a stand-in for hardware or animal, or a companion that only listens and asks."""
 
 import logging
 import threading
@@ -10,8 +10,8 @@ from loop2p.protocol import FileError, RigFile
 from loop2p.runtime.process import EXIT_MISTAKE, EXIT_STOPPED, load, stop_on_signals
 
 
-class StandIn(Protocol):
-    """What a stand-in class offers."""
+class SideProcess(Protocol):
+    """What its class offers."""
 
     Options: ClassVar[type[Struct]]
 
@@ -23,17 +23,17 @@ class StandIn(Protocol):
         ...
 
 
-def serve_standin(name: str, rig_file: RigFile, with_parent: bool = False) -> int:
-    """Run a stand-in in this process until it is told to stop; returns the exit code."""
+def serve_side(name: str, rig_file: RigFile, with_parent: bool = False) -> int:
+    """Run a stand-in or companion in this process until it is told to stop; returns the exit code."""
     stop = threading.Event()
     try:
-        if name not in rig_file.rig.standins:
-            raise FileError(f"{rig_file.path}: no stand-in {name!r}; there are {', '.join(rig_file.rig.standins)}")
-        kind: Any = load(rig_file.rig.standins[name].run, f"{rig_file.path}: standins.{name}.run")
-        standin = kind.from_rig(rig_file.standin_options(name, kind.Options), rig_file)
+        if name not in rig_file.rig.side:
+            raise FileError(f"{rig_file.path}: no process {name!r}; there are {', '.join(rig_file.rig.side)}")
+        kind: Any = load(rig_file.rig.side[name].run, f"{rig_file.path}: {name}.run")
+        process = kind.from_rig(rig_file.side_options(name, kind.Options), rig_file)
         restore = stop_on_signals(stop.set, with_parent)
         try:
-            standin.run(stop)
+            process.run(stop)
         finally:
             restore()
     except (FileError, OSError) as error:
