@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from msgspec import structs
 
 from loop2p.analysis.acceptance import check, rows_of_sessions
 from loop2p.analysis.learning import (
@@ -124,6 +125,13 @@ def test_a_trend_of_running_is_seen():
     assert running_slope(mouse(1, slope=0.2)) == pytest.approx(0.2, abs=0.01)
     rows = {r.id: r for r in rows_of_sessions({"main": [s for k in range(6) for s in mouse(k, slope=0.2)]})}
     assert rows["A5"].met is False
+
+
+def test_cells_that_are_not_followed_leave_the_rows_of_rates_open():
+    days = [structs.replace(s, followed=False) for k in range(6) for s in mouse(k)]
+    rows = {row.id: row for row in rows_of_sessions({"main": days})}
+    assert [rows[name].met for name in ("A2", "A4", "A5")] == [True, None, None]
+    assert "the same cells on each day" in rows["A4"].detail
 
 
 def test_one_mouse_is_no_test_over_mice_and_leaves_those_rows_open():

@@ -180,6 +180,8 @@ def _mice_with_late_rates(arms: Arms) -> list[list[SessionData]]:
     mice = list(by_mouse(_sessions(arms, "main")).values())
     if not all(days_of(days, RATE_LATE) and days[0].events for days in mice):
         raise MissingError("events, and days 10-14 of every mouse of the arm main")
+    if not all(session.followed for days in mice for session in days):
+        raise MissingError("rows of ROIs that are the same cells on each day, which suite2p's folders do not promise")
     return mice
 
 

@@ -10,7 +10,7 @@ from loop2p.analysis.sessions import PlaneEvents, SessionData
 
 EVENTS = ("events_soma", "events_dendrite")
 """Tables of the events, by plane."""
-ABOUT = ("mouse", "day", "simulated")
+ABOUT = ("mouse", "day", "simulated", "followed")
 TRIALS = ("start_s", "outcome", "hit_s", "reward_s")
 PHASES = ("phase", "detail", "start_s", "stop_s")
 

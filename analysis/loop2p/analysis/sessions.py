@@ -85,6 +85,8 @@ class SessionData(Struct, frozen=True, kw_only=True):
     """By plane; empty where the file holds no events."""
     simulated: bool = False
     """The recording says so of itself."""
+    followed: bool = True
+    """A row of `role` is the same cell on each of the mouse's days."""
 
     @property
     def loop_s(self) -> float:

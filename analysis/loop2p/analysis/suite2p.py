@@ -77,7 +77,7 @@ def read_suite2p_session(folder: Path) -> SessionData:
         )
     role = _roles(folder, planes[0])
     about: dict[str, Any] = {"mouse": sheet.mouse, "day": sheet.day, "simulated": sheet.simulated}
-    return SessionData(path=folder, role=role, events={}, **about, **known)
+    return SessionData(path=folder, role=role, events={}, followed=False, **about, **known)
 
 
 def read_suite2p_plane(folder: Path, plane: int) -> PlaneTraces:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from msgspec import convert, to_builtins
@@ -25,12 +25,12 @@ def analyse(
     out_dir: Annotated[Path | None, typer.Option("--out", help="where results go; DIR/analysis unless given")] = None,
     arm: Annotated[str, typer.Option(help="what the sessions are, where their folder does not say it")] = "main",
     events: Annotated[
-        str, typer.Option(help="fluorescence: detected; recorded: as a simulated cohort's file holds them; auto")
+        Literal["auto", "fluorescence", "recorded"], typer.Option(help="fluorescence: detected; recorded: as a simulated cohort's file holds them; auto")
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="of shuffles and draws; the same seed, the same results")] = 0,
-    shuffles: Annotated[int, typer.Option(help="of the network decoder; 19 are needed for a rank p of .05")] = 19,
-    others: Annotated[int, typer.Option(help="P0 neurons a session that the network decoder takes")] = 8,
-    workers: Annotated[int, typer.Option(help="processes on this machine; 0: one a core")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of shuffles and draws; the same seed, the same results")] = 0,
+    shuffles: Annotated[int, typer.Option(min=1, help="of the network decoder; 19 are needed for a rank p of .05")] = 19,
+    others: Annotated[int, typer.Option(min=0, help="P0 neurons a session that the network decoder takes")] = 8,
+    workers: Annotated[int, typer.Option(min=0, help="processes on this machine; 0: one a core")] = 0,
     scheduler: Annotated[str, typer.Option(help="address of a Dask cluster that shares this disk")] = "",
     json: Json = False,
 ) -> None:
