@@ -11,6 +11,7 @@ from msgspec import structs
 from toy_loop import NONE, SCALAR, VECTOR, N, cohort
 
 from loop2p.analysis.contrast import EPOCHS, contrast
+from loop2p.analysis.residuals import isolated
 from loop2p.analysis.sessions import PlaneEvents, SessionData, SessionError
 
 LOOP_S = 2400.0
@@ -62,6 +63,29 @@ def test_without_a_signal_nothing_tells_the_groups_apart():
     assert all(flat(f) for f in found)
     assert abs(np.mean([list(f.dd.values()) for f in found])) < 0.06
     assert min(f.tests(epoch)[0].p for f in found for epoch in EPOCHS) > 0.01
+
+
+def fused(session: SessionData) -> SessionData:
+    """As the distal plane has it: an event that follows another of its neuron within 1.2 s becomes one with it."""
+    soma, trunk = session.events[0], session.events[1]
+    order = np.lexsort((soma.t_s, soma.roi))
+    follows = (np.diff(soma.t_s[order]) < 1.2) & (np.diff(soma.roi[order]) == 0)
+    first = np.append(True, ~follows)
+    sizes = np.add.reduceat(trunk.magnitude[order], np.flatnonzero(first))
+    kept = order[first]
+    return structs.replace(session, events={0: soma, 1: PlaneEvents(trunk.t_s[kept], trunk.roi[kept], sizes)})
+
+
+def test_events_that_run_into_each_other_look_like_a_vector_and_isolated_ones_do_not():
+    """A null whose contrast would pass for the paper's; of events that are alone the null is flat, and a vector stays."""
+    null, vector = cohort(NONE, 1, edit=fused), cohort(VECTOR, 1, edit=fused)
+    all_of_null = contrast(null)
+    assert np.mean(list(all_of_null.dd.values())) > 0.1
+    assert all_of_null.p_dd() < 0.01
+    assert flat(contrast([isolated(session) for session in null]))
+    alone = contrast([isolated(session) for session in vector])
+    assert all(dd > 0 for dd in alone.dd.values())
+    assert alone.p_dd() < 0.01
 
 
 def test_a_scalar_has_the_same_sign_in_both_groups_and_is_no_vector():

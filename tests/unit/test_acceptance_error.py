@@ -69,7 +69,8 @@ def test_both_variants_have_to_survive():
     lost = cohort(NONE, days=4, loop_s=1200.0)
     row = a14({"main": Arm("main", sessions, dff=lost)})
     assert row.met is False
-    assert {test.what.rsplit(", ")[-1] for test in row.tests} == {"soma-matched", "dF/F"}
+    variants = {"soma-matched", "dF/F", "2 s from others of their neuron"}
+    assert {test.what.rsplit(", ")[-1] for test in row.tests} == variants
     assert a14({"main": Arm("main", lost)}).met is False
 
 

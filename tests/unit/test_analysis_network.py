@@ -7,13 +7,7 @@ import pytest
 from msgspec import structs
 from scipy import stats
 
-from loop2p.analysis.network import (
-    decode_signs,
-    events_before,
-    network,
-    pearson_p,
-    rate_before,
-)
+from loop2p.analysis.network import BEFORE_S, decode_signs, network, pearson_p, rate_before
 from loop2p.analysis.residuals import loop_residuals
 from loop2p.analysis.sessions import PlaneEvents, SessionData, SessionError
 
@@ -22,7 +16,7 @@ ROLE = np.array(["plus", "minus"] + ["other"] * 10)
 
 
 def session(day: int = 1, gain: float = 0.0, rate_hz: float = 0.35, own: float = 0.0) -> SessionData:
-    """Poisson somas; the residual goes with (events of somas 2 to 6) - (events of 7 to 11) in the 2 s before; `own`:
+    """Poisson somas; the residual goes with (sizes of somas 2 to 6) - (sizes of 7 to 11) in the 2 s before; `own`:
     also with whether the neuron itself had one."""
     rng = np.random.default_rng([3, day])
     n = rng.poisson(rate_hz * LOOP_S, N)
@@ -30,9 +24,9 @@ def session(day: int = 1, gain: float = 0.0, rate_hz: float = 0.35, own: float =
     t_s, roi = rng.uniform(0, LOOP_S, n.sum()), np.repeat(np.arange(N), n)
     order = np.argsort(t_s)
     soma = PlaneEvents(t_s[order], roi[order], rng.lognormal(-0.4, 0.4, n.sum()))
-    counts = events_before(soma, N, soma.t_s)
-    drive = gain * (counts[:, 2:7].sum(axis=1) - counts[:, 7:].sum(axis=1))
-    drive += own * (counts[np.arange(len(roi)), soma.roi] > 0)
+    before = BEFORE_S * rate_before(soma, N, soma.t_s)
+    drive = gain * (before[:, 2:7].sum(axis=1) - before[:, 7:].sum(axis=1))
+    drive += own * (before[np.arange(len(roi)), soma.roi] > 0)
     size = 0.5 + 0.7 * soma.magnitude + 0.1 * (rng.standard_normal(len(roi)) + drive)
     none = np.zeros(0)
     return SessionData(
@@ -43,20 +37,12 @@ def session(day: int = 1, gain: float = 0.0, rate_hz: float = 0.35, own: float =
     )  # fmt: skip
 
 
-def test_activity_before_an_event_is_counted_by_soma_and_without_the_event_itself():
+def test_rate_before_an_event_is_by_soma_and_without_the_event_itself():
     soma = PlaneEvents(np.array([1.0, 2.5, 2.9, 4.0]), np.array([0, 1, 1, 2]), np.array([0.1, 0.2, 0.3, 0.4]))
-    at_s = np.array([2.9, 4.0, 9.0])
-    assert events_before(soma, 3, at_s).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
-    assert events_before(soma, 3, at_s, sizes=True) == pytest.approx(np.array([[0.1, 0.2, 0], [0, 0.5, 0], [0, 0, 0]]))
-    assert events_before(soma, 3, np.zeros(0)).shape == (0, 3)
-
-
-def test_rate_before_an_event_is_the_mean_of_the_frames_before():
-    frame_s = np.arange(10) * 0.5
-    rate = np.stack([np.arange(10.0), np.ones(10)], axis=1)
-    assert rate_before(rate, frame_s, np.array([2.0, 3.1])).tolist() == [[1.5, 1], [4.5, 1]]
-    with pytest.raises(ValueError, match=r"0\.000 s: no frame in the 2\.0 s before it"):
-        rate_before(rate, frame_s, np.array([1.0, 0.0]))
+    found = rate_before(soma, 3, np.array([2.9, 4.0, 9.0]))
+    assert found == pytest.approx(np.array([[0.05, 0.1, 0], [0, 0.25, 0], [0, 0, 0]]))
+    assert rate_before(soma, 3, np.array([4.0]), window_s=1.2) == pytest.approx(np.array([[0, 0.25, 0]]))
+    assert rate_before(soma, 3, np.zeros(0)).shape == (0, 3)
 
 
 def test_the_ordinary_p_of_r_is_that_of_a_library():
@@ -107,7 +93,7 @@ def test_a_soma_does_not_predict_its_own_dendrite():
     assert abs(found.everyone.accuracy - found.everyone.accuracy_shuffled) < 0.15
     events, z = loop_residuals(told[0])
     mine = events.roi == 0
-    features = events_before(told[0].events[0], N, events.t_s)[mine]
+    features = rate_before(told[0].events[0], N, events.t_s)[mine]
     assert decode_signs(features, z[mine], 0, 1).accuracy > 0.85  # were it among the features
 
 
@@ -126,19 +112,6 @@ def test_a_seed_may_be_several_numbers():
     one, same, other = (network([session()], seed, 1, 1) for seed in ([5, 3], (5, 3), [5, 4]))
     assert np.array_equal(one.r_shuffled, same.r_shuffled)
     assert not np.array_equal(one.r_shuffled, other.r_shuffled)
-
-
-def test_activity_can_come_from_elsewhere():
-    """Here from an oracle that knows the residual."""
-    there = session()
-    events, z = loop_residuals(there)
-
-    def oracle(asked, at_s):
-        assert asked is there
-        assert np.array_equal(at_s, events.t_s)
-        return np.tile(z[:, None], (1, N))
-
-    assert network([there], 1, 0, 1, before=oracle).summary().everyone.accuracy > 0.9
 
 
 def test_events_outside_the_loop_are_left_out():

@@ -16,14 +16,14 @@ from loop2p.analysis import store
 from loop2p.analysis.arm import Arm
 from loop2p.analysis.columns import joined
 from loop2p.analysis.detected import Detected, read_any, read_detected, read_recorded
-from loop2p.analysis.network import Before, Network, network, rate_before
+from loop2p.analysis.network import Network, network
 from loop2p.analysis.neurons import in_phase, like_decoder, like_decoder_of
 from loop2p.analysis.outcome import Outcomes, outcomes
 from loop2p.analysis.pairs import Pairs
 from loop2p.analysis.session_store import read_back, session_tables
 from loop2p.analysis.sessions import PlaneEvents, SessionError
 
-METHOD = 1
+METHOD = 2
 """Counts up when what is measured here changes, so that what is on disk from before is measured anew."""
 DFF = ("events_dff_soma", "events_dff_dendrite")
 """Tables of the events as they are measured on dF/F, by plane."""
@@ -96,7 +96,7 @@ def _measure(path: Path, arm: str, params: MeasureParams) -> dict[str, Any]:
     seed = (params.seed, zlib.crc32(session.mouse.encode()), session.day)
     tables["outcomes"] = store.to_table(outcomes([session], (*seed, 1), params.n_outcome_shuffles))
     if arm == "main":  # A7 asks for no other, and it takes long
-        decoded = network([session], (*seed, 2), params.n_other, params.n_shuffles, before(found))
+        decoded = network([session], (*seed, 2), params.n_other, params.n_shuffles)
         tables["network"] = store.to_table(decoded)
     return tables
 
@@ -106,20 +106,6 @@ def like(found: Detected) -> NDArray[np.str_]:
     if found.dff is None or found.frame_s is None:
         return like_decoder_of(found.session)
     return like_decoder(found.dff[in_phase(found.session, found.frame_s, "closed_loop")], found.session.role)
-
-
-def before(found: Detected) -> Before | None:
-    """Activity of the network before an event: root of the mean inferred rate; numbers of events without traces.
-
-    The root, as is usual for counts: inferred rates have a heavy tail, and one large burst of a cell that is rarely
-    active lies tens of SD out, so that its confidence outweighs those of all other events. Measured on a tuning seed,
-    60 neuron-sessions of P+ and P-: 15 % significant by the rates themselves, 23 % by their root, 40 % by numbers.
-    """
-    rate, frame_s = found.rate, found.frame_s
-    if rate is None or frame_s is None:
-        return None
-    usable = np.nan_to_num(rate)
-    return lambda _session, at_s: np.sqrt(rate_before(usable, frame_s, at_s))
 
 
 def read_measured(name: str, folders: Sequence[Path]) -> Arm:

@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from loop2p.analysis.arm import name_in_all_arms
 from loop2p.analysis.contrast import Contrast, contrast
+from loop2p.analysis.residuals import APART_S, isolated
 from loop2p.analysis.row import Arms, Found, MissingError, arm_of, loops_of, p_of, row, told
 from loop2p.analysis.sessions import SessionData
 from loop2p.analysis.statistics import Test, t_paired
@@ -26,11 +27,18 @@ class Twin(Struct, frozen=True):
     twin: Contrast
     test: Test
     """dd of main minus dd of the twin, over mice."""
+    alone: tuple[Contrast, Contrast]
+    """main, twin: events that others of the same neuron run into left out."""
 
     @property
     def dd(self) -> tuple[float, float]:
         """Means over mice: main, twin."""
-        main, twin = (float(np.mean(list(found.dd.values()))) for found in (self.main, self.twin))
+        return _mean_dd(self.main), _mean_dd(self.twin)
+
+    @property
+    def dd_alone(self) -> tuple[float, float]:
+        """The same of isolated events."""
+        main, twin = map(_mean_dd, self.alone)
         return main, twin
 
     @property
@@ -62,9 +70,10 @@ def a21(arms: Arms) -> Found:
         raise MissingError(f"the arms {', '.join(missing)}")
     passed = {twin.name: twin.passes for twin in twins}
     aim = all(abs(twin.dd[1]) <= AIM for twin in twins)
+    aim_alone = all(abs(twin.dd_alone[1]) <= AIM for twin in twins)
     lines = [
         f"{twin.name} {'passes' if passed[twin.name] else 'FAILS'}: main less twin {twin.test.estimate:+.3f}, "
-        f"{told([twin.test])}"
+        f"{told([twin.test])}; events that are {APART_S:g} s from others of their neuron: {_alone(twin)}"
         for twin in twins
     ]
     return Found(
@@ -72,7 +81,7 @@ def a21(arms: Arms) -> Found:
         None if missing else all(passed.values()),
         "; ".join([*lines, *([f"needs the arms {', '.join(missing)}"] if missing else [])]),
         [twin.test for twin in twins],
-        f"each twin within +-{AIM:g}: {'reached' if aim else 'not reached'}",
+        f"each twin within +-{AIM:g}: {_reached(aim)}; isolated events: {_reached(aim_alone)}",
     )
 
 
@@ -85,10 +94,12 @@ def twin_of(arms: Arms, name: str) -> Twin:
     for day in days:
         if len(main[day].role) != len(other[day].role):
             raise MissingError(f"as many neurons in {other[day].path} as in {main[day].path}: else it is no twin")
-    own, twin = (contrast([arm[day] for day in days]) for arm in (main, other))
+    sessions = [[arm[day] for day in days] for arm in (main, other)]
+    own, twin = map(contrast, sessions)
+    alone = [contrast([isolated(session) for session in arm]) for arm in sessions]
     dd, twin_dd = (np.array(list(found.dd.values())) for found in (own, twin))
     what = f"z residual, reduction - increase of P+ less P-, main - {name}"
-    return Twin(name, own, twin, t_paired(dd, twin_dd, what=what, level="mouse"))
+    return Twin(name, own, twin, t_paired(dd, twin_dd, what=what, level="mouse"), (alone[0], alone[1]))
 
 
 def _by_day(arms: Arms, name: str) -> dict[tuple[str, int], SessionData]:
@@ -101,6 +112,19 @@ def _figures(twin: Twin) -> str:
     main, own = twin.dd
     plus, minus = twin.changes
     return f"{twin.name} {own:+.3f} (P+ {plus:+.3f}, P- {minus:+.3f}; main {main:+.3f})"
+
+
+def _alone(twin: Twin) -> str:
+    main, own = twin.dd_alone
+    return f"{own:+.3f} (main {main:+.3f})"
+
+
+def _mean_dd(found: Contrast) -> float:
+    return float(np.mean(list(found.dd.values())))
+
+
+def _reached(aim: bool) -> str:
+    return "reached" if aim else "not reached"
 
 
 ROWS = (a21,)
