@@ -92,7 +92,7 @@ class ControllerCore:
         self._led_off_us = 0
         self._lit_total_us = 0
         self._pulses = self._skipped = 0
-        self._credit_us = float(self._credit_cap_us)
+        self._credit_ns = self._credit_cap_us * 1000
         self._credit_at_us = 0
         # animal
         self._licks = 0
@@ -127,13 +127,13 @@ class ControllerCore:
         self.advance(now_us)
         if not self._pulse_us:
             return
-        duty = self.limits.led_duty_permille / 1000
-        self._credit_us = min(self._credit_cap_us, self._credit_us + (now_us - self._credit_at_us) * duty)
+        refilled_ns = self._credit_ns + (now_us - self._credit_at_us) * self.limits.led_duty_permille
+        self._credit_ns = min(self._credit_cap_us * 1000, refilled_ns)
         self._credit_at_us = now_us
-        if self._lit_us is not None or self._credit_us < self._pulse_us:
+        if self._lit_us is not None or self._credit_ns < self._pulse_us * 1000:
             self._skipped += 1
             return
-        self._credit_us -= self._pulse_us
+        self._credit_ns -= self._pulse_us * 1000
         self._lit_us, self._led_off_us = now_us, now_us + self._pulse_us
         self._pulses += 1
         self.edges.append(Edge("led", 1, now_us))
