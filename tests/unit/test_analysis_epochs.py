@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from loop2p.analysis.epochs import Epochs, angle_deg, error_epochs, mean_angle_deg, passive_epochs
 from loop2p.analysis.sessions import SessionData
@@ -118,3 +119,16 @@ def test_passive_pictures_are_stretches_of_their_own_and_none_turns():
 def test_the_angle_is_that_of_the_last_grating_and_blanks_do_not_change_it():
     assert np.isnan(angle_deg(HIT, np.array([-1.0]))).all()
     assert angle_deg(HIT, np.array([0.0, 10.2, 10.5, 19.0])).tolist() == [45, 45, 60, 90]
+
+
+def test_a_yoked_loop_has_the_epochs_of_the_session_whose_pictures_it_shows():
+    pictures = [(-9, 30), (-5, GREY), (0, GREY), (0.5, 60), (2.3, 90), (4.3, BLACK)]
+    pictures += [(5.3, GREY), (5.8, 60), (7, 30), (9, BLACK)]
+    own = session([(0.0, "hit", 2.3), (5.3, "miss", None)], pictures)
+    none = np.zeros(0)
+    yoked = structs.replace(own, start_s=none, outcome=none.astype(str), hit_s=none, reward_s=none)
+    found, expected = error_epochs(yoked), error_epochs(own)
+    assert found.start_s.tolist() == expected.start_s.tolist()
+    assert found.stop_s.tolist() == expected.stop_s.tolist()
+    assert found.rotation_deg.tolist() == expected.rotation_deg.tolist()
+    assert found.n_bins == 2

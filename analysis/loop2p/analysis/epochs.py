@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from loop2p.analysis.sessions import SessionData
@@ -13,6 +13,7 @@ BIN_S = 2.0
 TOLERANCE_S = 1e-3
 """Times this close are the same: a flip mapped to frame time may miss the frame that caused it by rounding, and so may
 a turn or an event at the edge of a bin."""
+TARGET_DEG = 90.0
 PER_BIN = 40
 """Samples of the screen in a bin: every 50 ms, about a frame of a plane."""
 
@@ -69,8 +70,10 @@ def error_epochs(session: SessionData) -> Epochs:
 
     As the paper words it: first everything else is dropped, then bins are cut, so a bin may hold the end of one trial
     and the begin of the next. The jump between them is no rotation; the last turn, onto the target, is. Trials that
-    are void or unfinished are left out.
+    are void or unfinished are left out. A yoked loop has no trials of its own: there, those of its pictures count.
     """
+    if not len(session.start_s):
+        session = _with_trials_of_pictures(session)
     at, angle = session.shown_s, session.shown_deg
     grating = np.isfinite(angle)
     starts: list[float] = []
@@ -102,6 +105,21 @@ def error_epochs(session: SessionData) -> Epochs:
     whole = bins < len(rotation_deg)
     np.add.at(rotation_deg, bins[whole], turn[whole])
     return Epochs(np.array(starts), np.array(stops), rotation_deg)
+
+
+def _with_trials_of_pictures(session: SessionData) -> SessionData:
+    """Trials as the pictures of the closed loop tell them: from a blank to the target, which only a hit shows, or to
+    the next blank."""
+    at, grating = session.shown_s, np.isfinite(session.shown_deg)
+    in_loop = np.zeros(len(at), bool)
+    for phase, _, start, stop in session.phases:
+        in_loop |= (phase == "closed_loop") & (at >= start) & (at < stop)
+    first = np.flatnonzero(in_loop[1:] & grating[1:] & ~grating[:-1]) + 1
+    ends = np.append(first[1:], len(at))
+    targets = [np.flatnonzero(session.shown_deg[a:b] >= TARGET_DEG) for a, b in zip(first, ends, strict=True)]
+    hit_s = np.array([at[a + on[0]] if len(on) else np.nan for a, on in zip(first, targets, strict=True)])
+    outcome = np.where(np.isfinite(hit_s), "hit", "miss")
+    return structs.replace(session, start_s=at[first], outcome=outcome, hit_s=hit_s)
 
 
 def passive_epochs(session: SessionData) -> Epochs:

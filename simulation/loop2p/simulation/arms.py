@@ -44,7 +44,8 @@ class Arm(Struct, frozen=True, kw_only=True):
     swap_day: int = 0
     """From this day on P+ and P- are exchanged; 0: never."""
     yoked: bool = False
-    """Sees and drinks what its twin of the main arm did on the same day, without control."""
+    """Sees and drinks what its twin of the main arm did on the same day, without control. Its cells are the twin's, and
+    what they do by themselves is not: else it would repeat the twin's every burst."""
 
 
 ARMS: dict[str, Arm] = {

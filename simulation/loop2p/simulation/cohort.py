@@ -177,6 +177,7 @@ class Subject:
             control=self.arm.control,
             lit=self.arm.lit,
             keep_calcium=params.level == "traces",
+            luck=int(self.arm.yoked),
         )
         self.animal = (
             f'id = "sim-{arm}-{self.seed}"\nsex = "U"\ndescription = "{arm}: {self.arm.about}"\n'

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from loop2p.actuation.link import (
     AGAIN,
+    AHEAD_US,
     FROM_HOST,
     MICROS_WRAP,
     PROTOCOL,
@@ -28,12 +29,13 @@ from loop2p.actuation.link import (
     Safe,
     Status,
     StatusQuery,
+    Timely,
     Valve,
     WheelCount,
     encode,
 )
 
-NAME, MAJOR, MINOR = b"loop2p-sim", 1, 0
+NAME, MAJOR, MINOR = b"loop2p-sim", 2, 0
 KEPT_IDS = 64
 WHEEL_EVERY_US = 20_000
 """50 Hz."""
@@ -184,8 +186,9 @@ class ControllerCore:
 
     def _obey(self, packet: Packet, now_us: int) -> None:
         if isinstance(packet, Lease):
-            if packet.boot_id == self.boot_id:
-                self._renew(packet.valid_ms, now_us)
+            good_us = self._good_for_us(packet, now_us)
+            if good_us > 0:
+                self._lease_until_us = now_us + min(good_us, self.limits.lease_ms * 1000)
         elif isinstance(packet, Valve | Led):
             self._command(packet, now_us)
         elif isinstance(packet, Safe):
@@ -196,11 +199,10 @@ class ControllerCore:
         elif isinstance(packet, StatusQuery):
             self._status(packet.id, now_us)
 
-    def _renew(self, valid_ms: int, now_us: int) -> None:
-        if valid_ms == 0:
-            self._make_safe(now_us)
-        else:
-            self._lease_until_us = now_us + min(valid_ms, self.limits.lease_ms) * 1000
+    def _good_for_us(self, packet: Timely, now_us: int) -> int:
+        """0 if it is too late for it, or if it was for another boot."""
+        left_us = (packet.until_us - now_us) % MICROS_WRAP
+        return left_us if packet.boot_id == self.boot_id and left_us <= AHEAD_US else 0
 
     def _command(self, packet: Valve | Led, now_us: int) -> None:
         known = self._codes.get(packet.id)
@@ -210,9 +212,10 @@ class ControllerCore:
                 self._send(self._last_done)
             return
         code = self._judge(packet, now_us)
-        self._codes[packet.id] = code
-        if len(self._codes) > KEPT_IDS:
-            self._codes.popitem(last=False)
+        if code != Code.LATE:  # old ones, said again, must not push out the newest
+            self._codes[packet.id] = code
+            if len(self._codes) > KEPT_IDS:
+                self._codes.popitem(last=False)
         self._ack(packet.id, code, now_us)
         if code == Code.OK:
             if isinstance(packet, Valve):
@@ -223,6 +226,8 @@ class ControllerCore:
     def _judge(self, packet: Valve | Led, now_us: int) -> Code:
         if isinstance(packet, Led) and packet.armed != 1:
             return Code.OK
+        if not self._good_for_us(packet, now_us):
+            return Code.LATE
         if self._lease_until_us is None:
             return Code.NO_LEASE
         if isinstance(packet, Led):

@@ -124,11 +124,15 @@ class LearningMouse:
         physiology: dict[str, float] | Physiology | None = None,
         noise: bool = True,
         keep_calcium: bool = False,
+        luck: int = 0,
     ) -> None:
-        """`rate_hz`: of all planes' frames; `lit`: what the LED does to the cells, while it is on."""
+        """`rate_hz`: of all planes' frames; `lit`: what the LED does to the cells, while it is on. `luck`: with another
+        number the same cells live through other days: else a mouse that sees what its twin saw repeats its every burst.
+        """
         if not (rate_hz > 0 and n_cells > 0 and planes > 0):
             raise ValueError(f"rate_hz {rate_hz}, n_cells {n_cells}, planes {planes}: expected all above 0")
         self.seed, self.n_cells, self.rate_hz, self.planes = seed, n_cells, rate_hz, planes
+        self._luck = [luck] if luck else []
         self.control: Control = control
         self.physiology = physiology if isinstance(physiology, Physiology) else convert(physiology or {}, Physiology)
         self.lit = lit if isinstance(lit, Condition) else convert(lit, Condition)
@@ -152,7 +156,7 @@ class LearningMouse:
     def begin_day(self, day: int) -> None:
         """A rested mouse before a grey screen, LED off; frames may count from any number."""
         self.day = day
-        p, n, seed = self.physiology, self.n_cells, [self.seed, day]
+        p, n, seed = self.physiology, self.n_cells, [self.seed, day, *self._luck]
         self._now, self._cells, self._latents = cortex.morning(p, n, np.random.default_rng([*seed, 1]))
         self._soma, self._dendrite = self._cells["soma"], self._cells["dendrite"]  # views: no look-up in every frame
         self._since_blank = self._now["since_blank"]
@@ -322,7 +326,7 @@ class LearningMouse:
         return numbers
 
     def _noise_block(self, plane: int, block: int) -> NDArray[np.float32]:
-        noise = np.random.default_rng([self.seed, self.day, 4, plane, block])
+        noise = np.random.default_rng([self.seed, self.day, *self._luck, 4, plane, block])
         normal = noise.standard_normal((BLOCK, self.n_cells), np.float32)
         normal *= np.float32(self.physiology.noise)
         return normal
