@@ -3,8 +3,6 @@
 import shutil
 import subprocess
 import sys
-import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,50 +12,13 @@ import zmq
 from msgspec import structs
 from needs import lacking
 from rigs import toy_rig
+from runtime_threads import Threads, wait_for
 from toys import Adder, Pointer, frame
 
 from loop2p.protocol import Alarm, Fault, Heartbeat, Output, RigFile, Rois, Show, control, open_parts, seal
 from loop2p.runtime import LocalBus, ask, ask_answer
 from loop2p.runtime.monitor import Monitor
-from loop2p.runtime.process import EXIT_FAULT, EXIT_STOPPED, Process
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Wait for an event; the limit is only there to fail instead of hanging."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("what was waited for did not happen")
-        time.sleep(0.005)
-
-
-class Threads:
-    """Services of a toy rig, each in a thread of this process."""
-
-    def __init__(self, rig_file: RigFile) -> None:
-        self.rig_file = rig_file
-        self.processes: dict[str, Process] = {}
-        self.codes: dict[str, int] = {}
-        self._threads: dict[str, threading.Thread] = {}
-
-    def start(self, *names: str) -> None:
-        for name in names:
-            process = self.processes[name] = Process(name, self.rig_file)
-            thread = threading.Thread(target=lambda n=name, p=process: self.codes.__setitem__(n, p.run()))
-            self._threads[name] = thread
-            thread.start()
-
-    def join(self, name: str) -> int:
-        self._threads[name].join(20)
-        return self.codes[name]
-
-    def stop(self) -> None:
-        for name, process in self.processes.items():
-            if self._threads[name].is_alive():
-                process.stop()
-        for thread in self._threads.values():
-            thread.join(20)
-            assert not thread.is_alive()
+from loop2p.runtime.process import EXIT_FAULT, EXIT_STOPPED
 
 
 @pytest.fixture
@@ -237,7 +198,7 @@ def test_a_service_on_another_host_measures_its_clock(free_ports: Callable[[int]
         assert threads.processes["decoding"].clock.bound_ns is None
         threads.start("task")
         clock = threads.processes["decoding"].clock
-        wait_for(lambda: clock.bound_ns is not None and len(clock._samples) > 5)
+        wait_for(lambda: clock.bound_ns is not None and clock.exchanges > 5)
         assert abs(clock.offset_ns) <= clock.bound_ns  # one machine: the true offset is 0
     finally:
         threads.stop()

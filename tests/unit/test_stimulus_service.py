@@ -31,7 +31,7 @@ class Rig:
         self.clock.offset_ns = offset_ns
         self.renderer = SoftwareRenderer(*SIZE, 60.0, LOOK, self.now_ns)
         self.stimulus = Stimulus(self.renderer, self.clock, LOG, now_ns=self.now_ns, **options)  # type: ignore[arg-type]
-        self.bus = LocalBus(self.stimulus)
+        self.bus = LocalBus(self.stimulus, now_ns=lambda: self.clock.rig_ns(self.now))
 
     def now_ns(self) -> int:
         return self.now
@@ -246,6 +246,19 @@ def test_the_screen_goes_grey_when_the_task_falls_silent_and_the_picture_comes_b
     rig.frames(1)
     assert len(rig.shown) == flips + 1
     assert rig.shown[-1].angle_deg == 60.0
+
+
+def test_old_heartbeats_of_the_task_are_none():
+    """Over a slow link they come as regularly as ever."""
+    rig = Rig().settle()
+    rig.heartbeat()
+    rig.show("grating", 60.0)
+    for k in range(30):
+        rig.until(rig.now + 50_000_000)
+        rig.stimulus.receive(seal(Heartbeat(health="ready"), "task", "local-task", k, rig.now - 2_000_000_000))
+        rig.bus.tick()
+    assert rig.shown[-1].what == "grey"
+    assert rig.stimulus.counters()["task_losses"] == 1
 
 
 def test_what_a_dead_task_wanted_does_not_come_back_with_its_successor():

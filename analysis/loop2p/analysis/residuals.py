@@ -11,8 +11,8 @@ COINCIDENT_S = 0.5
 """Two detections within this are one event of the neuron (Methods; 3.7)."""
 APART_S = 2.0
 """Events of one neuron this far apart do not run into each other. Measured on a simulated twin without apical signal,
-84 sessions from fluorescence: the contrast of P+ and P-, which should be 0, is +.121 +- .020 with all events, +.056 with
-those 1.5 s apart, +.023 +- .030 with those 2 s apart, which are 83 % of them."""
+84 sessions from fluorescence: the contrast of P+ and P-, which should be 0, is +.121 +- .020 with all events, +.056
+with those 1.5 s apart, +.023 +- .030 with those 2 s apart, which are 83 % of them."""
 LEAST_EVENTS = 10
 """A neuron with fewer has no line. The paper gives no number; below it a line bends noticeably towards the very events
 that are judged by it: residuals shrink by 2 in n degrees of freedom."""

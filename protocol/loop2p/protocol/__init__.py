@@ -15,6 +15,7 @@ from loop2p.protocol.messages import (
     Clock,
     Command,
     Done,
+    Endpoints,
     Fault,
     Heartbeat,
     Lick,
@@ -35,6 +36,7 @@ from loop2p.protocol.messages import (
     Show,
     Shown,
     Stall,
+    Swap,
     TopicAudit,
     Traces,
     Trial,
@@ -56,10 +58,10 @@ from loop2p.protocol.wire import Envelope, Header, WireError, decode_body, open_
 
 __all__ = [
     "DISTAL", "F32", "I32", "MESSAGES", "PROTOCOL", "PROXIMAL", "ROLES",
-    "Accepted", "Alarm", "Audit", "Calibration", "Cause", "Clock", "Command", "Done", "Envelope", "Fault", "FileError",
-    "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase", "PhaseName", "PlaneRois",
-    "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois", "Selection", "ServiceSpec",
-    "Session", "Show", "Shown", "SideProcess", "Stall", "TopicAudit", "Traces", "Trial", "Wheel", "WireError",
-    "control", "convert", "decode_body", "f32", "from_f32", "from_i32", "i32", "open_parts", "parse_microscope",
-    "parse_rig", "parse_toml", "read_rig", "read_toml", "seal",
+    "Accepted", "Alarm", "Audit", "Calibration", "Cause", "Clock", "Command", "Done", "Endpoints", "Envelope",
+    "Fault", "FileError", "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase",
+    "PhaseName", "PlaneRois", "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois",
+    "Selection", "ServiceSpec", "Session", "Show", "Shown", "SideProcess", "Stall", "Swap", "TopicAudit", "Traces",
+    "Trial", "Wheel", "WireError", "control", "convert", "decode_body", "f32", "from_f32", "from_i32", "i32",
+    "open_parts", "parse_microscope", "parse_rig", "parse_toml", "read_rig", "read_toml", "seal",
 ]  # fmt: skip

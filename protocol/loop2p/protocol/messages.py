@@ -255,7 +255,47 @@ class Stall(Message, frozen=True, kw_only=True, tag="stall"):
     last_frame: int
     """Frame index of the last output seen, -1 if none was."""
     what: str = "frames"
-    """What stopped: "frames", or the service that was lost."""
+    """What stopped: "frames", "fresh frames" (they come, but too late), or the service that was lost."""
+
+
+class Endpoints(Struct, frozen=True):
+    """Where a service binds."""
+
+    publish: str
+    """PUB endpoint for small messages."""
+    bulk: str
+    """PUB endpoint for preview and raw."""
+    control: str
+    """ROUTER endpoint."""
+
+
+SwapStage = Literal["none", "shadow", "acting", "handover"]
+
+
+class Swap(Message, frozen=True, kw_only=True, tag="swap"):
+    """Who does a service's work, and who stands by for it. From task, state, one for each service that was swapped.
+
+    Who is named in `shadow` is connected to and not obeyed. Where `acting` is whom `shadow` was, the two change places:
+    the frame of a message's cause then says whose word counts, so that all change places between the same two frames.
+    """
+
+    topic: ClassVar[str] = "rig.swap"
+    state: ClassVar[bool] = True
+    service: str
+    """Which one."""
+    stage: SwapStage
+    """A newcomer stands by ("shadow"), it acts while its predecessor stands by ("acting"), nobody stands by
+    ("none"); or the service is about to leave for a successor at the same endpoints ("handover")."""
+    acting: Endpoints
+    """Whose word counts."""
+    shadow: Endpoints | None = None
+    """Who stands by."""
+    from_frame: Count = 0
+    """Index of the first frame for which the word of `acting` counts; for frames before it its predecessor's does."""
+    by: str = ""
+    """Who asked for it."""
+    reason: str = ""
+    """Why, and what was measured before."""
 
 
 PhaseName = Literal["idle", "baseline", "calibration", "closed_loop", "paused", "ended"]

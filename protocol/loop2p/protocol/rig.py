@@ -75,6 +75,14 @@ class ClockRules(Struct, frozen=True, forbid_unknown_fields=True):
     """A session does not start while a clock is known less well than this."""
 
 
+class Security(Struct, frozen=True, forbid_unknown_fields=True):
+    keys: str = ""
+    """Folder of the rig's keys, relative to this file, made by `loop2p keys`; empty: no encryption, nobody is asked who
+    they are, and every endpoint must be on this machine."""
+    plain_on_network: bool = False
+    """Without keys, all the same on a network: who reaches it can open the valve. Every recording holds this."""
+
+
 class DataRules(Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "runs"
     """Where run folders go; relative to the working directory."""
@@ -93,6 +101,7 @@ class Rig(Struct, frozen=True, forbid_unknown_fields=True):
     microscope: Microscope = Microscope()
     clock: ClockRules = ClockRules()
     data: DataRules = DataRules()
+    security: Security = Security()
     standins: dict[str, SideProcess] = {}
     companions: dict[str, SideProcess] = {}
 
@@ -125,6 +134,19 @@ class RigFile(Struct, frozen=True):
 
 
 _ENDPOINT = re.compile(r"^(tcp://[^:/]+:\d{1,5}|inproc://.+|ipc://.+)$")
+
+
+_HERE = re.compile(r"^(tcp://(127(\.\d{1,3}){3}|localhost|\[::1\]):\d+|inproc://.+|ipc://.+)$")
+
+
+def is_here(endpoint: str) -> bool:
+    """Can only be reached from its own machine."""
+    return _HERE.match(endpoint) is not None
+
+
+def is_endpoint(text: str) -> bool:
+    """Can be bound and connected to."""
+    return _ENDPOINT.match(text) is not None and _port_exists(text)
 
 
 def _port_exists(endpoint: str) -> bool:
@@ -170,7 +192,7 @@ def parse_rig(text: str, path: Path | str = "rig file") -> RigFile:
         for which in ("publish", "bulk", "control"):
             endpoint = getattr(spec, which)
             key = f"services.{name}.{which}"
-            if not _ENDPOINT.match(endpoint) or not _port_exists(endpoint):
+            if not is_endpoint(endpoint):
                 raise mistake(key, f"found {endpoint!r}, expected an endpoint such as 'tcp://127.0.0.1:5500'")
             if endpoint in seen:
                 raise mistake(key, f"{endpoint} is already {seen[endpoint]}; every endpoint must differ")
@@ -189,6 +211,15 @@ def parse_rig(text: str, path: Path | str = "rig file") -> RigFile:
     for name in ROLES:
         if name not in rig.services:
             raise mistake("services", f"no {name}; a rig needs {', '.join(ROLES)}")
+    if not rig.security.keys and not rig.security.plain_on_network:
+        for name, spec in rig.services.items():
+            for which in ("publish", "bulk", "control"):
+                if not is_here(getattr(spec, which)):
+                    raise mistake(
+                        f"services.{name}.{which}",
+                        f"{getattr(spec, which)} can be reached from other machines, expected keys: set `keys` under "
+                        "[security] and run `loop2p keys RIG`, or plain_on_network = true where nobody else is on it",
+                    )
     if rig.clock.reference not in rig.services:
         raise mistake("clock.reference", f"found {rig.clock.reference!r}, expected one of {', '.join(rig.services)}")
     for section, processes in (("standins", rig.standins), ("companions", rig.companions)):

@@ -226,8 +226,8 @@ There is no broker. Each service **binds** three endpoints, which the rig file n
 
 A subscriber connects to the `publish` endpoint of every service it wants to hear, and to imaging's `bulk` endpoint
 for pixels, and subscribes to topics by name. A service may publish the topics that begin with its own name, and
-`rig.` topics; whatever else it sends is dropped. Only task may publish `rig.session`, and only a task's command is
-obeyed.
+`rig.` topics; whatever else it sends is dropped. Only task may publish `rig.session` and `rig.swap`, and only a task's
+command is obeyed.
 
 ## A message
 
@@ -318,6 +318,20 @@ A service that somebody else starts has `external = true` in the rig file. It
 
 `rig_hash` is the first 16 hex digits of the SHA-256 of the rig file's text (UTF-8, lines ending in a line feed). The
 control socket is welcome but not needed. `bulk` and `control` are named in the rig file all the same.
+
+## Changing places in a running session
+
+A newcomer for a service binds three endpoints of its own and does all that the service does, from its first frame on.
+Task names it in `rig.swap`. The others then connect to its `publish` endpoint, too, take care of its sequence numbers,
+and obey nothing that it says. When `rig.swap` names it as `acting`, its word counts for messages whose cause is frame
+`from_frame` or a later one, and for those without a cause from then on; its predecessor's for earlier frames. Neither
+of the two need know of it. A peer that is told by `rig.swap` of an endpoint other than the rig file's connects there.
+
+A program that `loop2p swap` or `loop2p conform` starts finds in its environment where to bind, and all else in the rig
+file: `LOOP2P_RIG` (path of the rig file), `LOOP2P_RIG_HASH`, `LOOP2P_SERVICE`, `LOOP2P_PUBLISH`, `LOOP2P_BULK`,
+`LOOP2P_CONTROL`; for those who had rather not read it, `LOOP2P_IMAGING`, `LOOP2P_TASK` and so on hold the `publish`
+endpoint of each service, and `LOOP2P_KEYS` the folder of keys where the rig has keys. It is asked to end by its control
+socket, if it has one, then by SIGTERM.
 
 ## Limits
 

@@ -50,6 +50,7 @@ REASONS = {
     Code.TOO_LONG: "longer than the controller allows",
     Code.RATION: "the controller's own ration of open time is used up",
     Code.BUSY: "the valve is open",
+    Code.LATE: "it came to the controller too late, or to another boot",
 }
 
 
@@ -148,7 +149,7 @@ class ControllerClient:
         self._pending: dict[int, _Pending] = {}
         self._asked: dict[int, int] = {}
         self._safe_id: int | None = None
-        self._next_id = time.time_ns() & ID_MASK
+        self._next_id = now_ns() & ID_MASK
         self._next_ask_ns = 0
         self._statuses = 0
         self._heard_ns = 0
@@ -161,18 +162,20 @@ class ControllerClient:
 
     # ------------------------------------------------------------ what the service asks for
 
-    def lease(self, valid_ms: int) -> None:
-        """Renew the controller's lease, for as long as the chain is vouched for."""
+    def lease(self, until_ns: int) -> None:
+        """Renew the controller's lease, for as long as the chain is vouched for (perf_counter)."""
         if self.hello is not None:
-            self._send(Lease(self._fresh_id(), self.hello.boot_id, valid_ms))
+            self._send(Lease(self._fresh_id(), self.hello.boot_id, self._until_us(until_ns)))
 
     def valve(self, command_id: int, open_us: int, until_ns: int) -> None:
         """Open the valve; repeated until answered or `until_ns`. Answered or Failed follows, then Delivered."""
-        self._command(command_id, Valve(command_id & ID_MASK, open_us), until_ns)
+        good = self._boot_id, self._until_us(until_ns)
+        self._command(command_id, Valve(command_id & ID_MASK, *good, open_us), until_ns)
 
     def led(self, command_id: int, armed: bool, pulse_us: int, until_ns: int) -> None:
         """Arm or disarm the LED; repeated until answered or `until_ns`. Answered or Failed follows."""
-        self._command(command_id, Led(command_id & ID_MASK, int(armed), pulse_us), until_ns)
+        good = self._boot_id, self._until_us(until_ns)
+        self._command(command_id, Led(command_id & ID_MASK, *good, int(armed), pulse_us), until_ns)
 
     def safe(self) -> None:
         """Valve closed, LED off and disarmed, now. Sent whoever is at the other end."""
@@ -221,6 +224,7 @@ class ControllerClient:
         self.decoder.restart()
         self._asked.clear()
         self.port.write(b"\0")  # ends whatever piece the line was left with
+        self.safe()  # what is still armed there was armed by somebody who is gone
         self._next_ask_ns = self._heard_ns = self.now_ns()
         self.why_down = f"{self.port.url}: open, but no controller answers yet"
 
@@ -368,6 +372,14 @@ class ControllerClient:
             self._send(StatusQuery(packet_id))
         while len(self._asked) > 16:  # lost ones
             del self._asked[next(iter(self._asked))]
+
+    @property
+    def _boot_id(self) -> int:
+        return self.hello.boot_id if self.hello is not None else 0
+
+    def _until_us(self, until_ns: int) -> int:
+        """The controller's time when it is surely no later than this here: what its clock is unsure of is left out."""
+        return self.clock.to_controller_us(until_ns - (self.clock.bound_ns or 0))
 
     def _command(self, command_id: int, packet: Packet, until_ns: int) -> None:
         now_ns = self.now_ns()

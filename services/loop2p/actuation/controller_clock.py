@@ -56,6 +56,13 @@ class ControllerClock:
         best = min(self._recent)
         return best.middle_ns + round((self._unwrap(t_us) - best.t_us) * self.ns_per_us)
 
+    def to_controller_us(self, host_ns: int) -> int:
+        """Controller time, as on the wire, of a host time. Raises ValueError before the first exchange."""
+        if not self._recent:
+            raise ValueError("no exchange with the controller's clock yet; ask for a status first")
+        best = min(self._recent)
+        return (best.t_us + round((host_ns - best.middle_ns) / self.ns_per_us)) % MICROS_WRAP
+
     @property
     def ns_per_us(self) -> float:
         """Host nanoseconds in one microsecond of the controller's clock."""

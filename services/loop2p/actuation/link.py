@@ -14,12 +14,14 @@ from typing import ClassVar
 from cobs import cobs
 from msgspec import Struct, structs
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of this protocol; the hello reply carries it."""
 MAX_PACKET = 64
 """Bytes between two 0x00 that a receiver must be able to hold; anything longer is damage."""
 MICROS_WRAP = 1 << 32
 """Controller time is microseconds in 32 bits: it wraps every 71.6 minutes."""
+AHEAD_US = 1_000_000
+"""What says that it is good for longer than this is from before the last wrap: to the controller it is past."""
 
 
 class Code(IntEnum):
@@ -34,6 +36,8 @@ class Code(IntEnum):
     """The controller's own ration of open time is used up."""
     BUSY = 4
     """The valve is open."""
+    LATE = 5
+    """`until_us` is past, or it was for another boot. Such an id is not kept."""
 
 
 AGAIN = 0x80
@@ -68,29 +72,38 @@ class HelloQuery(Packet, frozen=True):
     KIND: ClassVar[int] = 0x01
 
 
-class Lease(Packet, frozen=True):
-    """The host vouches for the whole chain for `valid_ms` more. Not answered. 0 ends the lease."""
+class Timely(Packet, frozen=True):
+    """Base of what moves something: good until a time, in one boot. Held up on its way or said again it is nothing."""
+
+    LAYOUT: ClassVar[str] = "<II"
+    boot_id: int
+    """A controller that has restarted since obeys nothing until it has been greeted again."""
+    until_us: int
+    """In the controller's own time; at most `AHEAD_US` from now."""
+
+
+class Lease(Timely, frozen=True):
+    """The host vouches for the whole chain until then. Not answered."""
 
     KIND: ClassVar[int] = 0x02
-    LAYOUT: ClassVar[str] = "<IH"
-    boot_id: int
-    """A controller that has restarted since ignores the lease until it has been greeted again."""
-    valid_ms: int
 
 
-class Valve(Packet, frozen=True):
+class Valve(Timely, frozen=True):
     """Open the valve for `open_us`; 0 goes the same way and moves nothing. Answered by Ack, then PulseDone."""
 
     KIND: ClassVar[int] = 0x03
-    LAYOUT: ClassVar[str] = "<I"
+    LAYOUT: ClassVar[str] = "<III"
     open_us: int
 
 
-class Led(Packet, frozen=True):
-    """Arm or disarm: while armed, each frame trigger fires a pulse of `pulse_us`. Answered by Ack."""
+class Led(Timely, frozen=True):
+    """Arm or disarm: while armed, each frame trigger fires a pulse of `pulse_us`. Answered by Ack.
+
+    Disarming is obeyed at any time and in any boot.
+    """
 
     KIND: ClassVar[int] = 0x04
-    LAYOUT: ClassVar[str] = "<BI"
+    LAYOUT: ClassVar[str] = "<IIBI"
     armed: int
     pulse_us: int
 

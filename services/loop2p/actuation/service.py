@@ -109,10 +109,15 @@ class Actuation(Service):
         clock: RigClock,
         log: logging.Logger,
         today: Callable[[], datetime.datetime] = datetime.datetime.now,
+        now_ns: Callable[[], int] = time.perf_counter_ns,
+        port: client.Port | None = None,
     ) -> None:
-        """Raises OSError where the ration file can't be written; one that can't be read makes it not ready."""
-        self.options, self.clock, self.log, self.today = options, clock, log, today
-        self.controller = ControllerClient(SerialPort(options.controller))
+        """Raises OSError where the ration file can't be written; one that can't be read makes it not ready.
+
+        `today`, `now_ns` and `port` (this machine's calendar, its perf_counter, the line) are a test's to give.
+        """
+        self.options, self.clock, self.log, self.today, self.now_ns = options, clock, log, today, now_ns
+        self.controller = ControllerClient(port or SerialPort(options.controller), now_ns)
         self.ration_file: RationFile | None = None
         blocked = ""
         try:
@@ -149,7 +154,7 @@ class Actuation(Service):
 
     def receive(self, envelope: Envelope) -> Iterable[Message]:
         """Needs the header: a command counts from task alone, a heartbeat from when it was sent."""
-        received_ns, now_ns = self.clock.now_ns(), time.perf_counter_ns()
+        received_ns, now_ns = self.clock.now_ns(), self.now_ns()
         message, source = envelope.message, envelope.header.source
         messages: list[Message] = []
         if isinstance(message, RewardCommand | OptoCommand):
@@ -223,7 +228,7 @@ class Actuation(Service):
         if lease_until_ns is not None and self.controller.hello is not None and not self._leaving:
             if self._was_armed:
                 due.append(lease_until_ns + 1)
-            if time.perf_counter_ns() <= lease_until_ns:
+            if self.now_ns() <= lease_until_ns:
                 due.append(self._next_lease_ns)
         known = [d for d in due if d is not None]
         return min(known) if known else None
@@ -233,7 +238,7 @@ class Actuation(Service):
         messages: list[Message] = []
         for news in self.controller.take():
             messages += self._hear(news)
-        return messages + self._watch(time.perf_counter_ns())
+        return messages + self._watch(self.now_ns())
 
     def tick(self) -> Iterable[Message]:
         today = self.today()
@@ -376,7 +381,7 @@ class Actuation(Service):
             self._had_lease = True
             if now_ns >= self._next_lease_ns:
                 self._next_lease_ns = now_ns + LEASE_EVERY_NS
-                self.controller.lease((lease_until_ns - now_ns) // client.MS)
+                self.controller.lease(lease_until_ns)
         lost = bool(silence) and self._had_lease and self.interlock.phase not in ("idle", "ended")
         detail = f"{silence}; valve and LED are off" if lost else "task and decoding are heard"
         return self._alarm("lease-lost", lost and not self._leaving, detail)
@@ -416,7 +421,7 @@ class Actuation(Service):
         }
 
     def gauges(self) -> dict[str, float]:
-        ration = self.interlock.ration
+        ration, limits = self.interlock.ration, self.options.limits
         return {
             "armed": float(self._was_armed),
             "led_armed": float(self._led_armed),
@@ -424,6 +429,10 @@ class Actuation(Service):
             "led_day_s": ration.day_led_s,
             "session_ul": ration.session_ul,
             "day_ul": ration.day_ul,
+            "led_duty_limit": limits.led_duty_max,
+            "led_day_limit_s": limits.led_day_s,
+            "session_limit_ul": limits.session_ul,
+            "day_limit_ul": limits.day_ul,
             "controller_clock_bound_s": (self.controller.clock.bound_ns or 0) / 1e9,
         }
 

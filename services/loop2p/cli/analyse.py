@@ -25,10 +25,11 @@ def analyse(
     out_dir: Annotated[Path | None, typer.Option("--out", help="where results go; DIR/analysis unless given")] = None,
     arm: Annotated[str, typer.Option(help="what the sessions are, where their folder does not say it")] = "main",
     events: Annotated[
-        Literal["auto", "fluorescence", "recorded"], typer.Option(help="fluorescence: detected; recorded: as a simulated cohort's file holds them; auto")
+        Literal["auto", "fluorescence", "recorded"],
+        typer.Option(help="fluorescence: detected; recorded: as a simulated cohort's file holds them; auto"),
     ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="of shuffles and draws; the same seed, the same results")] = 0,
-    shuffles: Annotated[int, typer.Option(min=1, help="of the network decoder; 19 are needed for a rank p of .05")] = 19,
+    shuffles: Annotated[int, typer.Option(min=1, help="of the network decoder; a rank p of .05 needs 19")] = 19,
     others: Annotated[int, typer.Option(min=0, help="P0 neurons a session that the network decoder takes")] = 8,
     workers: Annotated[int, typer.Option(min=0, help="processes on this machine; 0: one a core")] = 0,
     scheduler: Annotated[str, typer.Option(help="address of a Dask cluster that shares this disk")] = "",

@@ -197,6 +197,31 @@ def analysis(
     finish("analysis", result, targets, json, check)
 
 
+@app.command()
+def swap(
+    json: JsonFile = None,
+    check: Check = False,
+    times: Annotated[int, typer.Option(help="each service is killed so often, and swapped so often")] = 5,
+    speed: Annotated[float, typer.Option(help="how many times faster than life the stand-in microscope scans")] = 1.0,
+) -> None:
+    """Every service killed and every service swapped in a running session: how long until it goes on."""
+    from loop2p.cli.benchmarks.swap import bench_swap
+
+    result = bench_swap(times, speed, say=err.print)
+    targets: list[Target] = []
+    for what, title in (("kill_s", "killed"), ("swap_s", "swapped")):
+        table = Table(title=f"{title}: seconds until the session goes on", title_justify="left")
+        for column in ("", "n", "p50", "p90", "max"):
+            table.add_column(column, justify="right" if column else "left")
+        for name, q in result[what].items():
+            table.add_row(name, str(q["n"]), *("-" if q[k] is None else f"{q[k]:.2f}" for k in ("p50", "p90", "max")))
+            targets.append((f"{name} {title}, p50, s", q["p50"], "<=", 2.0))
+        out.print(table)
+    lost = max(result["frames_lost"])
+    targets.append(("frames without a decision when a shadow takes over, most", lost, "<=", 1))
+    finish("swap", result, targets, json, check)
+
+
 @app.command(name="all")
 def all_(check: Check = False, seed: Seed = 1) -> None:
     """Every benchmark, one after another; exit 1 where one misses a target and --check is given."""
@@ -207,6 +232,7 @@ def all_(check: Check = False, seed: Seed = 1) -> None:
         lambda: registration(check=check, seed=seed),
         lambda: f0(check=check, seed=seed),
         lambda: codec(check=check),
+        lambda: swap(check=check),
         lambda: cohort(check=check, seed=seed),
         lambda: analysis(check=check, seed=seed),
     ):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -9,7 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from loop2p.protocol import FileError, RigFile, read_rig
+from loop2p.protocol import Endpoints, FileError, RigFile, read_rig
+from loop2p.runtime.keys import OPERATOR, Keys, load_keys
 
 app = typer.Typer(
     name="loop2p", no_args_is_help=True, add_completion=False, help="A closed-loop two-photon rig of small services."
@@ -32,6 +34,14 @@ def open_rig(path: Path) -> RigFile:
         fail(str(error))
 
 
+def operator_keys(rig_file: RigFile) -> Keys | None:
+    """The operator's keys, or leave with what is wrong with them; None on a rig without."""
+    try:
+        return load_keys(rig_file, OPERATOR)
+    except FileError as error:
+        fail(str(error))
+
+
 def fail(message: str, code: int = EXIT_MISTAKE) -> NoReturn:
     """Say what is wrong and leave."""
     err.print(message, style="bold red", markup=False, soft_wrap=True)
@@ -49,6 +59,8 @@ def serve(
     rig: RigPath,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     instance: Annotated[str, typer.Option(hidden=True)] = "",
+    shadow: Annotated[bool, typer.Option(hidden=True, help="bind at LOOP2P_PUBLISH, _BULK, _CONTROL")] = False,
+    wait: Annotated[bool, typer.Option(hidden=True, help="for a line on standard input before binding")] = False,
 ) -> None:
     """Run one service, stand-in or companion in this process, until Ctrl-C."""
     from loop2p.runtime.process import serve as serve_service
@@ -60,7 +72,8 @@ def serve(
         raise typer.Exit(serve_side(name, rig_file, with_parent))
     if name not in rig_file.rig.services:
         fail(f"{rig}: no process {name!r}; there are {', '.join((*rig_file.rig.services, *rig_file.rig.side))}")
-    raise typer.Exit(serve_service(name, rig_file, with_parent, instance))
+    at = Endpoints(*(os.environ[f"LOOP2P_{which}"] for which in ("PUBLISH", "BULK", "CONTROL"))) if shadow else None
+    raise typer.Exit(serve_service(name, rig_file, with_parent, instance, at, wait))
 
 
 def print_json(value: object) -> None:
@@ -70,9 +83,9 @@ def print_json(value: object) -> None:
 
 def main() -> None:
     """Entry point: the commands live in the modules imported here."""
-    from loop2p.cli import analyse, bench, cohort, day1, operate, records, run
+    from loop2p.cli import align, analyse, bench, cohort, conform, day1, deploy, keys, operate, records, run, swap
 
-    for module in (run, operate, records, day1, cohort, analyse):
+    for module in (run, operate, swap, conform, keys, deploy, records, day1, cohort, analyse, align):
         module.register(app)
     app.add_typer(bench.app, name="bench")
     app()

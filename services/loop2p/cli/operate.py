@@ -1,22 +1,41 @@
-"""Commands for a rig that is up: up, stop, status, check, and what the operator may ask of task."""
+"""Commands for a rig that is up: up, stop, status, metrics, check, and what the operator may ask of task."""
 
+import contextlib
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.live import Live
 
-from loop2p.cli.main import EXIT_REFUSED, HostName, Json, RigPath, err, fail, log_to_stderr, open_rig, out, print_json
-from loop2p.protocol import PROTOCOL, ROLES, FileError, RigFile, WireError, control
+from loop2p.cli.main import (
+    EXIT_REFUSED,
+    HostName,
+    Json,
+    RigPath,
+    err,
+    fail,
+    log_to_stderr,
+    open_rig,
+    operator_keys,
+    out,
+    print_json,
+)
+from loop2p.cli.metrics import metrics
+from loop2p.cli.status import look, show
+from loop2p.protocol import ROLES, FileError, RigFile, ServiceSpec, WireError, control
 from loop2p.runtime.ask import ask, ask_answer
+from loop2p.runtime.keys import OPERATOR
 from loop2p.runtime.launcher import Launcher, RigBusyError, RigLock
 from loop2p.runtime.process import load
 
+WATCH_S = 1.0
+
 
 def register(app: typer.Typer) -> None:
-    for command in (up, stop, status, check):
+    for command in (up, stop, status, metrics, check):
         app.command()(command)
     app.command(name="ask")(ask_task)
 
@@ -50,8 +69,9 @@ def stop(rig: RigPath, host: Annotated[str, typer.Option(help="only this machine
     rig_file = open_rig(rig)
     services = {n: s for n, s in rig_file.rig.services.items() if not s.external and host in ("", s.host)}
     silent = []
+    keys = operator_keys(rig_file)
     for name in sorted(services, key=lambda n: {"actuation": 0, "recording": 2}.get(n, 1)):
-        answer = ask_answer(services[name].control, control.Stop(by="operator"), 2.0)
+        answer = ask_answer(services[name].control, control.Stop(by="operator"), 2.0, keys)
         out.print(f"{name}: {'stops' if answer.accepted else answer.reason}", markup=False)
         if not answer.accepted:
             silent.append(name)
@@ -60,41 +80,42 @@ def stop(rig: RigPath, host: Annotated[str, typer.Option(help="only this machine
 
 
 def hello_all(rig_file: RigFile, timeout_s: float = 1.0) -> dict[str, control.HelloReply | None]:
-    """Ask every service who it is."""
-    replies: dict[str, control.HelloReply | None] = {}
-    for name, spec in rig_file.rig.services.items():
+    """Ask every service who it is, all at once."""
+    keys, services = operator_keys(rig_file), rig_file.rig.services
+
+    def one(spec: ServiceSpec) -> control.HelloReply | None:
         try:
-            reply = None if spec.external else ask(spec.control, control.Hello(rig_hash=rig_file.hash), timeout_s)
+            hello = control.Hello(rig_hash=rig_file.hash)
+            reply = None if spec.external else ask(spec.control, hello, timeout_s, keys)
         except WireError:
-            reply = None
-        replies[name] = reply if isinstance(reply, control.HelloReply) else None
-    return replies
+            return None
+        return reply if isinstance(reply, control.HelloReply) else None
+
+    with ThreadPoolExecutor(len(services)) as pool:
+        return dict(zip(services, pool.map(one, services.values()), strict=True))
 
 
-def status(rig: RigPath, json: Json = False) -> None:
-    """Which services are there, and are they ready? Exit code 1 unless all are."""
+def status(
+    rig: RigPath,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="again every second, until Ctrl-C")] = False,
+) -> None:
+    """Which services are there, are they ready, how late is the loop? Exit code 1 unless all are ready."""
     rig_file = open_rig(rig)
-    replies = hello_all(rig_file)
-    rows: dict[str, Any] = {}
-    for name, reply in replies.items():
-        spec = rig_file.rig.services[name]
-        if reply is None:
-            state = "external" if spec.external else "absent"
-            rows[name] = {"state": state, "host": spec.host, "instance": "", "why": [f"no answer at {spec.control}"]}
-            continue
-        why = list(reply.why_not_ready)
-        if reply.protocol != PROTOCOL:
-            why.append(f"speaks protocol {reply.protocol}, this machine speaks {PROTOCOL}")
-        if reply.rig_hash != rig_file.hash:
-            why.append(f"runs with another rig file (hash {reply.rig_hash}, here {rig_file.hash})")
-        rows[name] = {"state": reply.health, "host": spec.host, "instance": reply.instance, "why": why}
+    keys = operator_keys(rig_file)
+    if watch:
+        if json:
+            fail("--watch and --json: expected one of them")
+        with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
+            while True:
+                live.update(show(look(rig_file, hello_all(rig_file), keys)), refresh=True)
+                time.sleep(WATCH_S)
+        return
+    rows = look(rig_file, hello_all(rig_file), keys)
     if json:
         print_json(rows)
     else:
-        table = Table("service", "host", "state", "instance", "not ready because")
-        for name, row in rows.items():
-            table.add_row(name, row["host"], row["state"], row["instance"], "\n".join(row["why"]))
-        out.print(table)
+        out.print(show(rows))
     if any(row["state"] == "absent" or (row["why"] and row["state"] != "external") for row in rows.values()):
         raise typer.Exit(EXIT_REFUSED)
 
@@ -141,7 +162,8 @@ def ask_task(
     """Ask something of the running session; task accepts or refuses with a reason."""
     rig_file = open_rig(rig)
     args = {"text": text} if text else {}
-    answer = ask_answer(rig_file.rig.services["task"].control, control.Ask(kind, "operator", args))
+    request = control.Ask(kind, OPERATOR, args)
+    answer = ask_answer(rig_file.rig.services["task"].control, request, keys=operator_keys(rig_file))
     out.print(f"{'accepted' if answer.accepted else 'refused'}: {answer.reason or kind}", markup=False)
     if not answer.accepted:
         raise typer.Exit(EXIT_REFUSED)

@@ -20,6 +20,7 @@ from loop2p.protocol import (
     RequestLog,
     Show,
     Stall,
+    Swap,
     Traces,
     Trial,
 )
@@ -43,6 +44,8 @@ class Progress:
     reward_ul: float = 0.0
     gaps: dict[str, int] = field(default_factory=dict)
     waiting: dict[str, list[str]] = field(default_factory=dict)
+    swapped: set[str] = field(default_factory=set)
+    """Services for which another one acts, or is about to: the first may leave."""
     alarms: dict[tuple[str, str], str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -93,6 +96,10 @@ class Progress:
             case Fault():
                 self.faults.append(f"{message.service}: {message.error}: {message.detail}")
                 self.event(f"FAULT {self.faults[-1]}")
+            case Swap():
+                if message.stage in ("acting", "handover"):
+                    self.swapped.add(message.service)
+                self.event(f"{message.service}: {message.stage} at {message.acting.publish}: {message.reason}")
             case Stall():
                 self.event(f"{message.what} stopped for {message.waited_s:.1f} s")
             case Heartbeat():

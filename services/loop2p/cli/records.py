@@ -39,7 +39,7 @@ def export(run: RunFolder, json: Json = False) -> None:
 
 
 def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index")], json: Json = False) -> None:
-    """One frame's way through the rig, in ms since its last byte was in."""
+    """One frame's way through the rig, in ms since its last byte was in; +- where the stamps are two machines'."""
     from loop2p.recording.trace import trace_frame
 
     steps = trace_frame(folder_of(run), frame)
@@ -49,8 +49,10 @@ def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index
         print_json(steps)
     else:
         for step in steps:
+            bound_ms = step["bound_ms"]
+            within = "+- ?" if bound_ms is None else f"+- {bound_ms:.3f}" if bound_ms else ""
             out.print(
-                f"{step['ms']:9.3f} ms  {step['source']:10} {step['topic']:20} {step['detail']}",
+                f"{step['ms']:9.3f} ms {within:9} {step['source']:10} {step['topic']:20} {step['detail']}",
                 markup=False,
                 soft_wrap=True,
             )

@@ -87,11 +87,11 @@ def make_files(folder: Path, quiet: bool = False) -> dict[str, Any] | None:
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """Latency table, counts and paths."""
     table = Table(title="latency from the frame's last byte, ms", title_justify="left")
-    for column in ("to", "n", "p50", "p99", "p99.9", "max"):
+    for column in ("to", "n", "p50", "p99", "p99.9", "max", "±"):
         table.add_column(column, justify="left" if column == "to" else "right")
     rows = [*summary["latency_ms"].items(), *((f"  hop {k}", v) for k, v in summary.get("hops_ms", {}).items())]
     for name, q in rows:
-        values = [q["n"], *(q[k] for k in ("p50", "p99", "p999", "max"))]
+        values = [q["n"], *(q[k] for k in ("p50", "p99", "p999", "max")), q.get("bound")]
         table.add_row(name, str(values[0]), *("-" if v is None else f"{v:.2f}" for v in values[1:]))
     out.print(table)
     frames, audit = summary["frames"], summary["audit"]

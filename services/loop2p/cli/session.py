@@ -12,6 +12,7 @@ from msgspec import Struct
 from loop2p.cli.progress import Progress
 from loop2p.protocol import RigFile, control
 from loop2p.runtime.ask import ask, ask_answer
+from loop2p.runtime.keys import OPERATOR, load_keys
 from loop2p.runtime.launcher import Launcher, RigLock
 from loop2p.runtime.monitor import Monitor
 
@@ -42,6 +43,7 @@ class Conductor:
         self.rig_file, self.host, self.show = rig_file, host, show
         self.progress = Progress()
         self.launcher: Launcher | None = None
+        self._keys = load_keys(rig_file, OPERATOR)
         self.stop_asked = 0
         self.mistake = False
         """A service could not start: a mistake in a file, or a port that is taken."""
@@ -61,12 +63,12 @@ class Conductor:
                 self.launcher = Launcher(self.rig_file, self.host, folder / "logs")
                 stack.callback(self._stop_rig, outcome)
                 self.launcher.start()
-            monitor = stack.enter_context(Monitor(self.rig_file.rig))
+            monitor = stack.enter_context(Monitor(self.rig_file.rig, keys=self._keys))
             outcome.problem = self._wait_for_task(monitor)
             if not outcome.problem:
                 args = {"task": task_text, "task_path": task_path, "animal": animal, "run_id": run_id}
                 args |= {"overrides": ",".join(overrides), "by": _who()}
-                answer = ask_answer(self._task, control.Ask("start", _who(), args), 5.0)
+                answer = ask_answer(self._task, control.Ask("start", _who(), args), 5.0, self._keys)
                 outcome.problem = "" if answer.accepted else f"start refused: {answer.reason}"
             if not outcome.problem:
                 self._follow(monitor, outcome)
@@ -83,7 +85,7 @@ class Conductor:
             if problem:
                 return problem
             self._listen(monitor, 0.05)
-            reply = ask(self._task, control.Hello(rig_hash=self.rig_file.hash), 0.3)
+            reply = ask(self._task, control.Hello(rig_hash=self.rig_file.hash), 0.3, self._keys)
             if isinstance(reply, control.HelloReply):
                 if reply.rig_hash != self.rig_file.hash:
                     return f"task runs with another rig file (hash {reply.rig_hash}, this one is {self.rig_file.hash})"
@@ -108,7 +110,7 @@ class Conductor:
             if self.stop_asked > asked:
                 asked = self.stop_asked
                 kind = "stop" if asked == 1 and not outcome.problem else "abort"
-                ask_answer(self._task, control.Ask(kind, _who()), 1.0)
+                ask_answer(self._task, control.Ask(kind, _who()), 1.0, self._keys)
                 if self.progress.phase in ("starting", "idle"):  # it never began: there is no end to wait for
                     outcome.problem = outcome.problem or "stopped before the session began"
                     return
@@ -129,6 +131,8 @@ class Conductor:
         problem = ""
         for lost in self.launcher.poll():
             self.progress.event(f"{lost.name} ended ({lost.how}, code {lost.code})")
+            if lost.how == "stopped" and lost.name in self.progress.swapped:
+                continue  # another one acts for it
             if not lost.restarting:
                 words = self.launcher.last_words(lost.name)
                 problem = f"{lost.name} ended ({lost.how}, code {lost.code}) and is not started again:\n{words}"

@@ -8,14 +8,16 @@ its order, so from the first heartbeat (or message) of an instance on, everythin
     written   the different numbers of that range which stand in the journal
 
 A state message sent again for somebody who joined late has its old number: it may fill a hole, and is never counted
-twice. An instance that ends without a last heartbeat (health "stopped") was killed or still running: what it published
+twice. Of who stands by for a service (rig.swap) nothing is written; where two change places the rule begins anew.
+
+An instance that ends without a last heartbeat (health "stopped") was killed or still running: what it published
 after its last sign of life is unknown, and a note says up to when its record is known to be complete.
 """
 
 from bisect import bisect_right
 from itertools import pairwise
 
-from loop2p.protocol import MESSAGES, Audit, Envelope, Heartbeat, TopicAudit, WireError
+from loop2p.protocol import MESSAGES, Audit, Envelope, Heartbeat, Swap, TopicAudit, WireError
 
 NOT_RECORDED = frozenset({"imaging.preview"})
 """Display only; recorded if asked for."""
@@ -113,6 +115,9 @@ class Auditor:
         self.excluded = excluded | {Audit.topic}
         self.unwritten = 0
         self._instances: dict[str, _Instance] = {}
+        self._turned: dict[str, list[_Instance]] = {}
+        """Source -> what its instances had said when two of it changed places."""
+        self._acting: dict[str, str] = {}
         self._spans: dict[int, tuple[int, int]] = {}
 
     def take(self, envelope: Envelope, log_ns: int, segment: int = 1, written: bool = True) -> None:
@@ -133,6 +138,8 @@ class Auditor:
             runs.add(header.seq)
         elif topic not in self.excluded:
             self.unwritten += 1
+        if topic == Swap.topic:
+            self._swap(envelope)
         if topic == Heartbeat.topic:
             try:
                 beat = envelope.message
@@ -141,11 +148,25 @@ class Auditor:
             assert isinstance(beat, Heartbeat)
             one.beat(header.seq, beat, log_ns)
 
+    def _swap(self, envelope: Envelope) -> None:
+        try:
+            swap = envelope.message
+        except WireError:
+            return  # in the journal as it came
+        assert isinstance(swap, Swap)
+        before = self._acting.get(swap.service)
+        self._acting[swap.service] = swap.acting.publish
+        if before is None or before == swap.acting.publish or swap.stage == "none":
+            return
+        for instance in [k for k, one in self._instances.items() if one.source == swap.service]:
+            self._turned.setdefault(swap.service, []).append(self._instances.pop(instance))
+
     def audit(self, segments: int = 1) -> Audit:
         """The verdict so far."""
         totals: dict[str, list[int]] = {}
         notes: list[str] = []
-        for instance, one in sorted(self._instances.items(), key=lambda item: (item[1].source, item[0])):
+        turned = [(f"a {source} of before a swap", one) for source, ones in self._turned.items() for one in ones]
+        for instance, one in sorted([*self._instances.items(), *turned], key=lambda item: (item[1].source, item[0])):
             for topic in sorted(one.topics() & set(MESSAGES) - self.excluded):
                 start, stop = one.bounds(topic)
                 runs = one.runs.get(topic, Runs())
@@ -186,6 +207,8 @@ class Auditor:
         for instance, one in sorted(self._instances.items()):
             if one.source == self.own:
                 continue
+            if one.last is None and one.source in self._turned:
+                continue  # its last frames before another one acted
             if one.last is None:
                 notes.append(f"{instance} sent no heartbeat: only gaps in its numbers could be seen")
             elif one.last.health != "stopped":

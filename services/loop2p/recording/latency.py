@@ -1,5 +1,7 @@
 """How long each step took, from the stamps every message carries. All in ms.
 
+Where two machines stamped, the difference is as good as their clocks: each step has a bound (docs/time.md).
+
 A frame's way: last byte in (cause.arrival_ns) -> traces sent -> output sent -> show or command sent -> picture on
 the screen (flip_ns), command in actuation's hands (received_ns), valve open (open_ns).
 """
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from loop2p.protocol import (
     Accepted,
     Cause,
+    Clock,
     Done,
     Envelope,
     Message,
@@ -23,18 +26,37 @@ from loop2p.protocol import (
     Shown,
     Traces,
 )  # fmt: skip
+from loop2p.recording.clock_bounds import ClockBounds
 from loop2p.recording.run import Run
 
 M = TypeVar("M", bound=Message)
 Steps = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Frame times (s) and how long the step took (ms), both (n,)."""
+Pairs = list[tuple[Cause, int]]
+"""Causes, and how long the step took, ns."""
 MS = 1e6
 LOOPS = ("command", "shown", "valve")
 HOPS = ("imaging", "decoding", "task", "stimulus", "command", "valve")
+STAMPED = {
+    "command": ("imaging", "actuation"),
+    "shown": ("imaging", "stimulus"),
+    "valve": ("imaging", "actuation"),
+    "hop imaging": ("imaging", "imaging"),
+    "hop decoding": ("imaging", "decoding"),
+    "hop task": ("decoding", "task"),
+    "hop stimulus": ("task", "stimulus"),
+    "hop command": ("task", "actuation"),
+    "hop valve": ("actuation", "actuation"),
+}
+"""Whose clocks stamped the two ends of a step."""
 
 
 class Latencies:
-    """Of each step, the frames (by frame time) and how long it took: name -> ((n,) s, (n,) ms)."""
+    """Of each step, the frames (by frame time) and how long it took: name -> ((n,) s, (n,) ms).
+
+    `bounds_ms`: of each loop, and of each hop as "hop NAME", how far any of its values may be off because two clocks
+    were compared: 0 on one machine, None if one never told. The controller's own clock is not in it.
+    """
 
     def __init__(self, run: Run) -> None:
         traces = _first(run.with_headers(Traces), _sent)
@@ -55,21 +77,24 @@ class Latencies:
             command_cause = record.header.cause
             if command_cause is not None:
                 decided.setdefault(command_cause.frame, (command_cause, sent[key]))
-        self.loops: dict[str, Steps] = {
+        loops: dict[str, Pairs] = {
             "command": _since_arrival(accepted.values()),
             "shown": _since_arrival(shown.values()),
             "valve": _since_arrival(opened.values()),
         }
-        self.hops: dict[str, Steps] = {
+        hops: dict[str, Pairs] = {
             "imaging": _since_arrival(traces.values()),
             "decoding": _between(traces, outputs),
             "task": _between(outputs, decided),
             "stimulus": _between(shows, shown),
-            "command": _arrays((c, ns - sent[k]) for k, (c, ns) in accepted.items() if k in sent and c is not None),
-            "valve": _arrays(
-                (c, ns - accepted[k][1]) for k, (c, ns) in opened.items() if k in accepted and c is not None
-            ),
+            "command": [(c, ns - sent[k]) for k, (c, ns) in accepted.items() if k in sent and c is not None],
+            "valve": [(c, ns - accepted[k][1]) for k, (c, ns) in opened.items() if k in accepted and c is not None],
         }
+        self.loops: dict[str, Steps] = {name: _arrays(pairs) for name, pairs in loops.items()}
+        self.hops: dict[str, Steps] = {name: _arrays(pairs) for name, pairs in hops.items()}
+        bounds = ClockBounds(run.with_headers(Clock))
+        every = loops | {f"hop {name}": pairs for name, pairs in hops.items()}
+        self.bounds_ms = {name: _bound_ms(bounds, name, pairs) for name, pairs in every.items()}
 
 
 def quantiles(values_ms: NDArray[np.float64]) -> dict[str, float | int | None]:
@@ -104,15 +129,22 @@ def _sent(record: Envelope, _message: Message) -> int:
     return record.header.sent_ns
 
 
-def _since_arrival(items: Iterable[tuple[Cause | None, int]]) -> Steps:
-    return _arrays((cause, ns - cause.arrival_ns) for cause, ns in items if cause is not None)
+def _since_arrival(items: Iterable[tuple[Cause | None, int]]) -> Pairs:
+    return [(cause, ns - cause.arrival_ns) for cause, ns in items if cause is not None]
 
 
-def _between(before: dict[int, tuple[Cause, int]], after: dict[int, tuple[Cause, int]]) -> Steps:
-    return _arrays((cause, ns - before[frame][1]) for frame, (cause, ns) in after.items() if frame in before)
+def _between(before: dict[int, tuple[Cause, int]], after: dict[int, tuple[Cause, int]]) -> Pairs:
+    return [(cause, ns - before[frame][1]) for frame, (cause, ns) in after.items() if frame in before]
 
 
-def _arrays(items: Iterable[tuple[Cause, int]]) -> Steps:
-    pairs = sorted((cause.time_s, ns / MS) for cause, ns in items)
-    table = np.array(pairs, dtype=float).reshape(-1, 2)
+def _arrays(pairs: Pairs) -> Steps:
+    table = np.array(sorted((cause.time_s, ns / MS) for cause, ns in pairs), dtype=float).reshape(-1, 2)
     return table[:, 0], table[:, 1]
+
+
+def _bound_ms(bounds: ClockBounds, name: str, pairs: Pairs) -> float | None:
+    if not pairs:
+        return None
+    arrivals = [cause.arrival_ns for cause, _ in pairs]
+    bound_ns = bounds.between_ns(*STAMPED[name], min(arrivals), max(arrivals))
+    return None if bound_ns is None else round(bound_ns / MS, 4)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from msgspec import Struct, structs
 
-from loop2p.protocol import MESSAGES, Alarm, Audit, Envelope, Message, Phase, Session, WireError, seal
+from loop2p.protocol import MESSAGES, Alarm, Audit, Envelope, Message, Phase, Session, Swap, WireError, seal
 from loop2p.protocol.rig import PositiveInt
 from loop2p.recording.core import NOT_RECORDED, Auditor
 from loop2p.recording.journal import CAN_WAIT, File, JournalWriter, Recorded, open_segment, read_journal, segments
@@ -133,7 +133,12 @@ class Recording(Service):
 
     def gauges(self) -> dict[str, float]:
         waiting = self._journal.pending_bytes if self._journal is not None else 0
-        return {"disk_free_bytes": float(self._free), "journal_waiting_bytes": float(waiting)}
+        limit = self.context.rig_file.rig.data.free_gb * 1e9
+        return {
+            "disk_free_bytes": float(self._free),
+            "disk_free_limit_bytes": limit,
+            "journal_waiting_bytes": float(waiting),
+        }
 
     def flushed(self) -> dict[str, dict[str, int]]:
         """Instance -> topic -> number up to which all that came in is safe; never beyond a message that was lost."""
@@ -181,8 +186,8 @@ class Recording(Service):
     def _remember(self, envelope: Envelope) -> None:
         """Keep what a journal that begins later must hold: the state, and what was asked of task."""
         if MESSAGES[envelope.topic].state and envelope.topic != Session.topic:
-            alarm = envelope.message if envelope.topic == Alarm.topic else None
-            code = alarm.code if isinstance(alarm, Alarm) else ""
+            told = envelope.message if envelope.topic in (Alarm.topic, Swap.topic) else None
+            code = told.code if isinstance(told, Alarm) else told.service if isinstance(told, Swap) else ""
             self._state[envelope.header.source, envelope.topic, code] = envelope
         elif envelope.topic.startswith("task."):
             self._asked.append(envelope)

@@ -74,8 +74,8 @@ def _summary(run: Run) -> dict[str, Any]:
         "licks": _licks(run),
         "opto": any(m.armed for m in run.of(OptoCommand)),
         "frames": frame_counts(run),
-        "latency_ms": {name: quantiles(latencies.loops[name][1]) for name in LOOPS},
-        "hops_ms": {name: quantiles(latencies.hops[name][1]) for name in HOPS},
+        "latency_ms": {n: quantiles(latencies.loops[n][1]) | {"bound": latencies.bounds_ms[n]} for n in LOOPS},
+        "hops_ms": {n: quantiles(latencies.hops[n][1]) | {"bound": latencies.bounds_ms[f"hop {n}"]} for n in HOPS},
         "audit": {
             "complete": audit.complete,
             "topics": {t: {"expected": a.expected, "written": a.written} for t, a in audit.topics.items()},

@@ -1,11 +1,13 @@
 """One frame's way through the rig, for `loop2p trace FRAME`."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from loop2p.protocol import (
     Accepted,
     Cause,
+    Clock,
     Command,
     Done,
     Message,
@@ -20,6 +22,7 @@ from loop2p.protocol import (
     WireError,
     from_f32,
 )
+from loop2p.recording.clock_bounds import ClockBounds
 from loop2p.recording.journal import Recorded, read_journal
 
 ANSWERS = (Accepted, Done, Refused)
@@ -34,7 +37,9 @@ class _Step(NamedTuple):
 
 
 def trace_frame(run_folder: Path, frame: int) -> list[dict[str, Any]]:
-    """All messages a frame caused, in order of time: ms (since its last byte was in), source, topic, detail.
+    """All messages a frame caused, in order of time: ms (since its last byte was in), source, topic, detail; and
+    bound_ms, which is what the sender's clock and imaging's may be off against each other (0 on one machine, None if
+    one of them never told).
 
     A message counts at the moment it tells of (valve open, screen flip) where it tells one, else when it was sent. The
     answers to the frame's commands belong to it, whatever cause they carry. Empty if no message names the frame.
@@ -42,7 +47,11 @@ def trace_frame(run_folder: Path, frame: int) -> list[dict[str, Any]]:
     cause: Cause | None = None
     ids: set[int] = set()
     steps: list[_Step] = []
+    clocks: list[tuple[Recorded, Clock]] = []
     for record in read_journal(run_folder):
+        if record.topic == Clock.topic:
+            with contextlib.suppress(WireError):
+                clocks.append((record, record.message))  # type: ignore[arg-type]
         if record.topic in SKIPPED:
             continue
         theirs = record.header.cause
@@ -65,10 +74,26 @@ def trace_frame(run_folder: Path, frame: int) -> list[dict[str, Any]]:
     arrived = _Step(
         cause.arrival_ns, "microscope", "frame", f"frame {frame}, plane {cause.plane}, frame time {cause.time_s:.4f} s"
     )
+    bounds = ClockBounds(clocks)
     return [
-        {"ms": (step.at_ns - cause.arrival_ns) / 1e6, "source": step.source, "topic": step.topic, "detail": step.detail}
+        {
+            "ms": (step.at_ns - cause.arrival_ns) / 1e6,
+            "bound_ms": _bound_ms(bounds, step, cause.arrival_ns),
+            "source": step.source,
+            "topic": step.topic,
+            "detail": step.detail,
+        }
         for step in sorted([arrived, *steps])
     ]
+
+
+def _bound_ms(bounds: ClockBounds, step: _Step, arrival_ns: int) -> float | None:
+    """The frame's arrival was stamped by imaging."""
+    if step.source in ("microscope", "imaging"):
+        return 0.0
+    first_ns, last_ns = sorted((arrival_ns, step.at_ns))
+    bound_ns = bounds.between_ns("imaging", step.source, first_ns, last_ns)
+    return None if bound_ns is None else bound_ns / 1e6
 
 
 def _steps(record: Recorded, message: Message) -> list[_Step]:

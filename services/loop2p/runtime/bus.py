@@ -5,27 +5,67 @@ from collections.abc import Iterator
 import zmq
 from msgspec import structs
 
-from loop2p.protocol import Alarm, Envelope, Message, RigFile, ServiceSpec, WireError, open_parts, seal
+from loop2p.protocol import (
+    Alarm,
+    Endpoints,
+    Envelope,
+    Message,
+    RigFile,
+    ServiceSpec,
+    Swap,
+    WireError,
+    open_parts,
+    seal,
+)
+from loop2p.protocol.rig import is_here
+from loop2p.runtime.keys import Doorkeeper, Keys
 
 SMALL_HWM = 20_000
 BULK_HWM = 64
 """Messages a slow subscriber may lag before it loses some; what it loses, it sees as gaps."""
 BATCH = 256
+MOST_BYTES = 2**20
+"""Whoever sends a larger request is cut off. Not for what is subscribed to: a subscriber that cuts off its publisher
+never comes back to it, so there a message that is too large is refused once it is read (protocol/wire.py)."""
+HEARTBEAT_MS, SILENT_MS = 500, 1500
+"""A connection that leaves the machine is asked for a sign of life so often, and given up after so long without one: a
+cable that is cut shows no other way, and TCP alone would go on waiting for minutes."""
+RECONNECT_MS, RECONNECT_MAX_MS, CONNECT_MS = 100, 1000, 1000
+"""It is tried again so soon, after at most so long, and each try ends after so long: back about 1 s after the cable."""
+
+
+def keep_alive(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+    """Let a connection that leaves the machine notice a cut and come back by itself. To be called before bind, connect.
+
+    What was under way in a cut is lost, and seen as gaps in the sequence; a connection within the machine can't be cut.
+    """
+    if is_here(endpoint):
+        return
+    socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, SILENT_MS
+    socket.reconnect_ivl, socket.reconnect_ivl_max = RECONNECT_MS, RECONNECT_MAX_MS
+    socket.connect_timeout = CONNECT_MS
 
 
 class Bus:
     """The sockets of one service."""
 
-    def __init__(self, name: str, instance: str, spec: ServiceSpec) -> None:
-        self.name, self.instance = name, instance
+    def __init__(self, name: str, instance: str, spec: ServiceSpec, keys: Keys | None = None) -> None:
+        self.name, self.instance, self.keys = name, instance, keys
         self.context = zmq.Context()
         self.published: dict[str, int] = {}
         self._state: dict[tuple[str, str], Envelope] = {}
+        self.door = Doorkeeper(self.context, keys) if keys else None
         self.small = self._bind(zmq.XPUB, spec.publish, SMALL_HWM)
         self.bulk = self._bind(zmq.XPUB, spec.bulk, BULK_HWM)
         self.control = self._bind(zmq.ROUTER, spec.control, 1000)
         self.peers: dict[str, zmq.Socket[bytes]] = {}
         """What each other service sends, each on a socket of its own: so who sent a message is known, not believed."""
+        self.shadows: dict[str, zmq.Socket[bytes]] = {}
+        """What those send who stand by for a service (rig.swap): heard, and obeyed by nobody."""
+        self.acting_at: dict[str, Endpoints] = {}
+        """Where the services are that act: the rig file's endpoints, until a swap."""
+        self._shadow_at: dict[str, Endpoints] = {}
+        self._wanted: dict[str, set[str]] = {}
         for socket in (self.small, self.bulk):
             socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # hear of every new subscriber, to send it the state
 
@@ -33,9 +73,14 @@ class Bus:
         socket = self.context.socket(kind)
         socket.sndhwm = socket.rcvhwm = hwm
         socket.linger = 1000
+        socket.maxmsgsize = MOST_BYTES
+        if self.door:
+            self.door.guard(socket)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
+            if self.door:
+                self.door.close()
             self.context.destroy(linger=0)
             raise OSError(
                 f"{self.name}: can't bind {endpoint}: {error}. Is this rig running already, or the port taken?"
@@ -45,16 +90,56 @@ class Bus:
     def connect(self, rig_file: RigFile, topics: set[str] | None) -> None:
         """Subscribe to topics (None: all) of every other service that may publish them."""
         for peer, spec in rig_file.rig.services.items():
+            self.acting_at[peer] = Endpoints(spec.publish, spec.bulk, spec.control)
             wanted = {""} if topics is None else {t for t in topics if t.startswith((f"{peer}.", "rig."))}
             if peer == self.name or not wanted:
                 continue
-            socket = self.peers[peer] = self.context.socket(zmq.SUB)
-            socket.rcvhwm = SMALL_HWM
-            for topic in wanted:
-                socket.subscribe(topic)
-            socket.connect(spec.publish)
-            if topics is None or wanted & {"imaging.preview", "imaging.raw"}:
-                socket.connect(spec.bulk)
+            self._wanted[peer] = wanted
+            self.peers[peer] = self._listen(peer, self.acting_at[peer])
+
+    def _listen(self, peer: str, at: Endpoints) -> zmq.Socket[bytes]:
+        """A socket that hears one peer."""
+        socket, wanted = self.context.socket(zmq.SUB), self._wanted[peer]
+        socket.rcvhwm = SMALL_HWM
+        socket.linger = 0
+        keep_alive(socket, at.publish)
+        if self.keys:
+            self.keys.trust(socket, peer)
+        for topic in wanted:
+            socket.subscribe(topic)
+        socket.connect(at.publish)
+        if wanted & {"", "imaging.preview", "imaging.raw"}:
+            socket.connect(at.bulk)
+        return socket
+
+    def swap(self, swap: Swap) -> tuple[bool, list[zmq.Socket[bytes]]]:
+        """Do what rig.swap says: (have two changed places?, sockets that are not needed any more, still open).
+
+        The two sockets change places as they are: nothing is connected anew, and nothing is lost.
+        """
+        name, gone = swap.service, []
+        if self.keys:
+            for at in (swap.acting, swap.shadow or swap.acting):
+                self.keys.learn(name, (at.publish, at.bulk, at.control))
+        exchanged = self._shadow_at.get(name) == swap.acting
+        if exchanged:
+            self._shadow_at[name], self.acting_at[name] = self.acting_at[name], swap.acting
+            if name in self.peers:
+                self.peers[name], self.shadows[name] = self.shadows[name], self.peers[name]
+        elif self.acting_at[name] != swap.acting:  # we have joined late, or it came back to the rig file's endpoints
+            self.acting_at[name] = swap.acting
+            if name in self.peers:
+                gone.append(self.peers[name])
+                self.peers[name] = self._listen(name, swap.acting)
+        if self._shadow_at.get(name) != swap.shadow:
+            self._shadow_at.pop(name, None)
+            if name in self.shadows:
+                gone.append(self.shadows.pop(name))
+            if swap.shadow is not None:
+                self._shadow_at[name] = swap.shadow
+                if name in self.peers:
+                    self.shadows[name] = self._listen(name, swap.shadow)
+        return exchanged, gone
 
     def publish(self, message: Message, sent_ns: int) -> Envelope:
         """Send a message to whoever listens; never blocks."""
@@ -63,15 +148,15 @@ class Bus:
         self.published[topic] = seq + 1
         envelope = seal(message, self.name, self.instance, seq, sent_ns)
         if message.state:
-            key = message.code if isinstance(message, Alarm) else ""
+            key = message.code if isinstance(message, Alarm) else message.service if isinstance(message, Swap) else ""
             self._state[topic, key] = envelope
         socket = self.bulk if message.bulk else self.small
         socket.send_multipart(envelope.parts(), copy=not envelope.buffers)
         return envelope
 
-    def welcome(self) -> None:
-        """Send the state to those who have just subscribed."""
-        prefixes = set()
+    def welcome(self) -> set[str]:
+        """Send the state to those who have just subscribed; returns to what."""
+        prefixes: set[str] = set()
         for socket in (self.small, self.bulk):
             while socket.poll(0, zmq.POLLIN):
                 event = socket.recv()
@@ -82,10 +167,11 @@ class Bus:
             header = structs.replace(envelope.header, resent=True)
             parts = Envelope(envelope.topic, header, envelope.body, envelope.buffers).parts()
             self.small.send_multipart(parts)
+        return prefixes
 
-    def receive(self, peer: str) -> Iterator[Envelope | WireError]:
+    @staticmethod
+    def receive(socket: zmq.Socket[bytes]) -> Iterator[Envelope | WireError]:
         """What of a peer is waiting, at most a batch; malformed messages come as the error they are."""
-        socket = self.peers[peer]
         for _ in range(BATCH):
             try:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
@@ -98,6 +184,8 @@ class Bus:
 
     def close(self) -> None:
         """Send what is still queued (1 s at most) and release the sockets."""
-        for socket in self.peers.values():
+        for socket in (*self.peers.values(), *self.shadows.values()):
             socket.close(linger=0)
+        if self.door:
+            self.door.close()
         self.context.destroy()

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from loop2p.protocol import FileError, RigFile, WireError, control
 from loop2p.runtime.ask import ask, ask_answer
+from loop2p.runtime.keys import load_keys
 from loop2p.runtime.process import EXIT_FAULT, EXIT_MISTAKE, EXIT_STOPPED
 from loop2p.runtime.restart import RestartPolicy
 
@@ -70,10 +71,13 @@ class Launcher:
             raise FileError(f"{rig_file.path}: nothing runs on host {host!r}")
         self.services = [n for n, s in rig.services.items() if s.host == host and not s.external]
         self.side = [n for n, s in rig.side.items() if s.host == host]
+        self._keys = load_keys(rig_file, self.services[0]) if self.services else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._policies = {name: RestartPolicy() for name in (*self.services, *self.side)}
         self._due: dict[str, float] = {}
         self._untold: deque[Lost] = deque()
+        self._left: set[str] = set()
+        """Services that were stopped by somebody else: a successor may be at their endpoints (`loop2p swap`)."""
         self.stopping = False
 
     @property
@@ -110,6 +114,8 @@ class Launcher:
             delay = self._policies[name].delay_s(now) if how in ("fault", "crash") else None
             if delay is not None:
                 self._due[name] = now + delay
+            if how == "stopped":
+                self._left.add(name)
             log.warning("%s ended (%s, code %d)%s", name, how, code, "; starts again" if delay is not None else "")
             lost.append(Lost(name, code, how, delay is not None))
         self._untold.extend(lost)
@@ -123,11 +129,15 @@ class Launcher:
             lost = self._untold[0]
             args = {"service": lost.name, "how": lost.how, "code": str(lost.code)}
             try:
-                if ask(endpoint, control.Ask("lost", "launcher", args), 0.2) is None:
+                if ask(endpoint, control.Ask("lost", "launcher", args), 0.2, self._keys) is None:
                     return
             except WireError as error:
                 log.error("task's answer: %s", error)
             self._untold.popleft()
+
+    def forgive(self, name: str) -> None:
+        """As if it had never died: for benchmarks that kill more often than a session would bear."""
+        self._policies[name] = RestartPolicy()
 
     def _reap(self, name: str) -> None:
         process = self.processes.pop(name)
@@ -152,12 +162,22 @@ class Launcher:
         killed += self._end(["recording"], timeout_s)
         return killed + self._end(self.side, timeout_s)
 
+    def _end_successor(self, name: str, timeout_s: float) -> None:
+        """Stop whoever took a service's place, and wait until it answers no more; its own starter sees to the rest."""
+        endpoint, deadline = self.rig_file.rig.services[name].control, time.monotonic() + timeout_s
+        if not ask_answer(endpoint, control.Stop(by="launcher"), 0.3, self._keys).accepted:
+            return
+        while ask(endpoint, control.Hello(), 0.1, self._keys) is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+
     def _end(self, names: list[str], timeout_s: float) -> list[str]:
         running = [n for n in names if n in self.processes]
+        for name in self._left.intersection(names):
+            self._end_successor(name, timeout_s)
         for name in running:
             spec = self.rig_file.rig.services.get(name)
             if self.processes[name].poll() is None and spec is not None and name in self.services:
-                ask_answer(spec.control, control.Stop(by="launcher"), 1.0)
+                ask_answer(spec.control, control.Stop(by="launcher"), 1.0, self._keys)
             stdin = self.processes[name].stdin
             if stdin is not None:
                 stdin.close()  # a process that missed the request ends when its parent's pipe does

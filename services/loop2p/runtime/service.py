@@ -60,6 +60,8 @@ class Service:
     subscribes: ClassVar[tuple[type[Message], ...]] = ()
     publishes: ClassVar[tuple[type[Message], ...]] = ()
     tick_s: ClassVar[float] = 0.05
+    can_shadow: ClassVar[bool] = False
+    """Can two of it be at work at once? A function of what it hears can; what owns a device or a file can't."""
 
     @classmethod
     def from_rig(cls, options: Any, context: Context) -> Self:
@@ -73,6 +75,9 @@ class Service:
     def handle(self, message: Message) -> Iterable[Message]:
         """Take a message, yield messages."""
         return ()
+
+    def hear_shadow(self, envelope: Envelope) -> None:
+        """Take note of what somebody says who stands by for a service. It must change nothing that is done."""
 
     def inputs(self) -> Sequence[Input]:
         """What to listen to beside the bus. Asked anew before each wait, so it may change."""

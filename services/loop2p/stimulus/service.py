@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from msgspec import Meta
 
-from loop2p.protocol import Alarm, Envelope, Heartbeat, Message, Show, Shown
+from loop2p.protocol import Alarm, Envelope, Header, Heartbeat, Message, Show, Shown
 from loop2p.runtime import Context, Input, RigClock, Service
 from loop2p.stimulus.core import GREY, Frames, Look, Newest, Renderer, UnavailableError, angle_deg, cycles_per_degree
 
@@ -102,7 +102,7 @@ class Stimulus(Service):
         header = envelope.header
         if envelope.topic == Heartbeat.topic:
             if header.source == "task":
-                self._hear_task(header.instance)
+                self._hear_task(header)
             return ()
         message = envelope.message
         if isinstance(message, Show):
@@ -124,12 +124,14 @@ class Stimulus(Service):
         self._last = show, instance
         self._ask(show)
 
-    def _hear_task(self, instance: str) -> None:
-        self._task_heard_ns = self.now_ns()
-        if self._task_lost:
+    def _hear_task(self, header: Header) -> None:
+        """Counts from when it was sent: over a slow link heartbeats are as regular as ever, and old."""
+        late_ns = max(0, self.clock.rig_ns(self.now_ns()) - header.sent_ns)
+        self._task_heard_ns = self.now_ns() - late_ns
+        if self._task_lost and late_ns <= TASK_LOSS_S * 1e9:
             self._task_lost = False
-            self.log.warning("the task is heard again (instance %s)", instance)
-            if self._last is not None and self._last[1] == instance:  # what a dead task wanted is void
+            self.log.warning("the task is heard again (instance %s)", header.instance)
+            if self._last is not None and self._last[1] == header.instance:  # what a dead task wanted is void
                 self._ask(self._last[0])
 
     def tick(self) -> Iterable[Message]:

@@ -64,6 +64,23 @@ def missing(
     return found
 
 
+def unclear_clocks(rig: Rig, bounds_ns: Mapping[str, int | None]) -> list[Reason]:
+    """Whose clock is known less well than `clock.bound_limit_ms`. `bounds_ns`: service -> error bound, None if unknown.
+
+    The reference's own clock and those of external peers are not asked for.
+    """
+    limit_ms = rig.clock.bound_limit_ms
+    found = []
+    for name, bound_ns in bounds_ns.items():
+        if name == rig.clock.reference or rig.services[name].external:
+            continue
+        if bound_ns is None or bound_ns > limit_ms * 1e6:
+            known = "not known yet" if bound_ns is None else f"known to +-{bound_ns / 1e6:.2f} ms"
+            text = f"{_where(rig, name)}: clock {known}, expected +-{limit_ms:g} ms: wait, or check the network"
+            found.append(Reason(f"{name}.clock", text))
+    return found
+
+
 def split_overridden(reasons: list[Reason], overrides: Iterable[str]) -> tuple[list[Reason], list[Reason]]:
     """(reasons that stand, reasons that the experimenter overrides); see NEVER_OVERRIDDEN."""
     codes = set(overrides)
@@ -73,7 +90,7 @@ def split_overridden(reasons: list[Reason], overrides: Iterable[str]) -> tuple[l
 
 def _peer(rig: Rig, rig_hash: str, run_id: str, name: str, peer: Peer | None, now_ns: int) -> list[Reason]:
     spec = rig.services[name]
-    where = f"{name} on {spec.host}" + (f" ({rig.hosts[spec.host]})" if spec.host in rig.hosts else "")
+    where = _where(rig, name)
     if peer is None or peer.age_s(now_ns) > SILENT_S:
         heard = "no heartbeat so far" if peer is None else f"last heartbeat {peer.age_s(now_ns):.1f} s ago"
         do = "start that program" if spec.external else f"run `loop2p up` there, or `loop2p serve {name}`"
@@ -88,11 +105,7 @@ def _peer(rig: Rig, rig_hash: str, run_id: str, name: str, peer: Peer | None, no
         found.append(Reason(f"{name}.rig-hash", text))
     if spec.external:
         return found
-    limit_ns = rig.clock.bound_limit_ms * 1e6
-    if name != rig.clock.reference and (peer.bound_ns is None or peer.bound_ns > limit_ns):
-        known = "not known yet" if peer.bound_ns is None else f"known to +-{peer.bound_ns / 1e6:.2f} ms"
-        text = f"{where}: clock {known}, expected +-{rig.clock.bound_limit_ms:g} ms: wait, or check the network"
-        found.append(Reason(f"{name}.clock", text))
+    found += unclear_clocks(rig, {name: peer.bound_ns})
     if beat.why_not_ready or beat.health != "ready":
         lines = beat.why_not_ready or [f"health {beat.health!r}, expected 'ready'"]
         found += [Reason(f"{name}.not-ready", f"{where}: {line}") for line in lines]
@@ -100,3 +113,8 @@ def _peer(rig: Rig, rig_hash: str, run_id: str, name: str, peer: Peer | None, no
         text = f"{where}: prepared for run {beat.run_id or '(none)'}, expected {run_id}: does it hear task?"
         found.append(Reason(f"{name}.other-run", text))
     return found
+
+
+def _where(rig: Rig, name: str) -> str:
+    host = rig.services[name].host
+    return f"{name} on {host}" + (f" ({rig.hosts[host]})" if host in rig.hosts else "")

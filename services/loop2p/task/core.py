@@ -31,6 +31,8 @@ from loop2p.task.yoked import Yoked
 
 FRAMES = "frames"
 """What a Stall names when no service is known to be lost."""
+FRESH = "fresh frames"
+"""What a Stall names when frames come, but too old to decide anything from them."""
 RUNNING: tuple[PhaseName, ...] = ("baseline", "closed_loop")
 
 
@@ -108,6 +110,15 @@ class SessionCore:
     @property
     def running(self) -> bool:
         return self.phase in RUNNING
+
+    @property
+    def rests_until_s(self) -> float | None:
+        """Frame time before which no trial starts; infinite where none will. None while a trial or a baseline runs."""
+        if not self.running:
+            return math.inf
+        if self.phase == "baseline":
+            return None
+        return self.trials.rests_until_s if isinstance(self.trials, Trials) else math.inf
 
     # ------------------------------------------------------------ events
 
@@ -316,7 +327,10 @@ class SessionCore:
             self.missing.add(stall.what)
         if not self.running:
             return []
-        lost = f"{stall.what} stopped for {stall.waited_s:.1f} s" if stall.what == FRAMES else f"{stall.what} was lost"
+        lost = {
+            FRAMES: f"{FRAMES} stopped for {stall.waited_s:.1f} s",
+            FRESH: f"frames came {stall.waited_s:.2f} s late",
+        }.get(stall.what, f"{stall.what} was lost")
         out = self._halt(lost)
         return out + self._end(self._ending) if self._ending else out
 

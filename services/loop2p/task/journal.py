@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from loop2p.protocol import Calibration, Phase, Refused, RewardCommand, Selection, Session, Trial
+from loop2p.protocol import Calibration, Phase, Refused, RewardCommand, Selection, Session, Swap, Trial
 from loop2p.runtime.atomic import sync_folder, write_atomically
 from loop2p.runtime.synced import SyncThread
 
-Entry = Session | Selection | Calibration | Phase | Trial | RewardCommand | Refused
+Entry = Session | Selection | Calibration | Phase | Trial | RewardCommand | Refused | Swap
 KEPT = (Session, Selection, Calibration, Phase, Trial, RewardCommand, Refused)
 STATE_FILE = "task-state.jsonl"
 LEDGER_FILE = "task-ledger.json"
@@ -67,6 +67,8 @@ class State(Struct):
     """Closed-loop time that had run at the last edge of a trial."""
     given_ul: float = 0.0
     """All rewards that were commanded and not refused."""
+    handed_over: bool = False
+    """Task itself left for a successor, in a session that was not paused."""
 
     @property
     def ended(self) -> bool:
@@ -98,6 +100,7 @@ def fold(session: Session, entries: list[Entry]) -> State:
     state = State(session)
     rewards: dict[int, float] = {}
     for entry in entries:
+        state.handed_over = isinstance(entry, Swap)
         match entry:
             case Selection():
                 state.selection = entry

@@ -19,6 +19,7 @@ from loop2p.protocol import (
     Selection,
     Session,
     Stall,
+    Swap,
 )
 from loop2p.runtime.atomic import write_atomically
 from loop2p.task.animal import updated
@@ -178,6 +179,11 @@ class Run:
             ledger = self._ledger.ledger
             ledger.open_run, ledger.date, ledger.given_ul = "", today(), self.core.given_ul
             self._ledger.save()
+
+    def hand_over(self, swap: Swap) -> None:
+        """For the successor: a task that leaves now was asked to, and its session goes on."""
+        if self.core.running:
+            self._write([swap])
 
     def leave(self) -> None:
         """Close the state file; unless the session has ended it stays to be taken over."""

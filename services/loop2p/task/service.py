@@ -38,14 +38,15 @@ from loop2p.protocol import (
     control,
 )
 from loop2p.runtime.service import Context, Service
-from loop2p.task.barrier import Reason, missing, split_overridden
-from loop2p.task.core import FRAMES, SessionCore
+from loop2p.task.barrier import Reason, missing, split_overridden, unclear_clocks
+from loop2p.task.core import FRAMES, FRESH, SessionCore
 from loop2p.task.experiment import Plan, make_plan
 from loop2p.task.journal import STATE_FILE, LedgerFile, StateError, read_state
 from loop2p.task.replay import RESTART
 from loop2p.task.run import Run, today
+from loop2p.task.swap import SwapError, Swaps, first_frame
 from loop2p.task.trials import GREY
-from loop2p.task.watch import Change, Watch
+from loop2p.task.watch import Change, ClockWatch, Watch
 
 STALL_NS = 500_000_000
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -54,6 +55,10 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 class TaskOptions(Struct, frozen=True, forbid_unknown_fields=True):
     start_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
     """How long a start waits until every service is ready; then it is refused."""
+    frame_age_limit_ms: Annotated[float, Meta(gt=0)] = 500.0
+    """From a frame's last byte in to its control value in hand: an older one decides nothing. As long as STALL_NS."""
+    decision_budget_ms: Annotated[float, Meta(gt=0)] | None = None
+    """A decision later than this after its frame is counted as a deadline missed. None: one frame period."""
 
 
 class Verdict(Struct):
@@ -89,7 +94,13 @@ class Task(Service):
         rig = context.rig_file.rig
         self.options, self.context = options, context
         self.folder = Path(rig.data.folder)
+        budget_ms = options.decision_budget_ms or 1e3 / rig.microscope.rate_hz
+        self._budget_ns, self._age_limit_ns = round(budget_ms * 1e6), round(options.frame_age_limit_ms * 1e6)
+        self._deadline_misses = 0
         self.watch = Watch(self.peers, [n for n, s in rig.services.items() if s.external])
+        self.swaps = Swaps(context.rig_file, context.name)
+        self._handed_over = False
+        """Our predecessor left for us."""
         self.run: Run | None = None
         self.problem = ""
         """Why a predecessor's session can't be taken over."""
@@ -103,6 +114,9 @@ class Task(Service):
         self._resume_because = ""
         """Resume without being asked, as soon as everything is there."""
         self._disk_full = ""
+        self._clocks = ClockWatch()
+        self._unclear: frozenset[str] = frozenset()
+        """Whose clock is not known well enough, or was not lately."""
         self._n_rois: int | None = None
         self._waiting: list[Message] = []
         try:
@@ -121,7 +135,7 @@ class Task(Service):
         message, source, run = envelope.message, envelope.header.source, self.run
         match message:
             case Output() if run is not None:
-                return run.take(message)
+                return self._output(run, message)
             case Heartbeat():
                 self.watch.heard(source, envelope.header.instance, message, self.context.clock.now_ns())
             case Clock():
@@ -140,13 +154,45 @@ class Task(Service):
                 return self._pause(f"recording: {message.detail}") if message.active else ()
             case Alarm(code="controller-lost" | "lease-lost") if source == "actuation" and run is not None:
                 return self._actuator_alarm(run, message)
+            case Fault() if self.swaps.relieves(source, self.context.clock.now_ns()):
+                return self._relieve(source, f"the newcomer met a fault: {message.error}: {message.detail}")
             case Fault() if source != self.context.name:
                 return self._pause(f"{message.service} met a fault: {message.error}: {message.detail}")
         return ()
 
+    def hear_shadow(self, envelope: Envelope) -> None:
+        self.swaps.hear(envelope, self.context.clock.now_ns())
+
+    def _output(self, run: Run, output: Output) -> list[Message]:
+        """A control value: late ones are counted, too old ones decide nothing."""
+        out = self._look_at_age(run, output) + run.take(output)
+        if self.swaps.wishes:
+            out += self._swap_now()
+        if output.cause is not None and self.context.clock.now_ns() - output.cause.arrival_ns > self._budget_ns:
+            self._deadline_misses += 1
+        return out
+
+    def _look_at_age(self, run: Run, output: Output) -> list[Message]:
+        """A slow link shows as age, never as gaps: what is older than the limit would reward something long past.
+
+        It is a stall, as if the frames had stopped, until they come at half the limit. An arrival in the future tells
+        no age, so it counts as too old. Stall and return are events on the record: a replay decides alike.
+        """
+        if output.cause is None or not (run.core.running or run.core.phase == "paused"):
+            return []
+        age_ns = abs(self.context.clock.now_ns() - output.cause.arrival_ns)
+        if FRESH not in run.core.missing:
+            return self._stall(run, FRESH, age_ns / 1e9) if age_ns > self._age_limit_ns else []
+        if age_ns > self._age_limit_ns // 2:
+            return []
+        log = self._log("back", "task", detail=FRESH)
+        return [log, *self._feed(log)]
+
     def tick(self) -> Iterable[Message]:
         out, self._waiting = self._waiting, []
         run, now_ns = self.run, self.context.clock.now_ns()
+        if self.swaps.wishes:
+            out += self._swap_now()
         if run is None:
             return out
         out += run.tick()
@@ -156,7 +202,8 @@ class Task(Service):
             self.watch.end()
         for change in self.watch.check(now_ns, run.session.run_id):
             out += self._changed(run, change)
-        if self._resume_because and run.core.phase == "paused" and not self._why_not_resume(run):
+        out += self._look_at_clocks(run, now_ns)
+        if self._resume_because and not self._unclear and run.core.phase == "paused" and not self._why_not_resume(run):
             log = self._log("resume", "task", reason=self._resume_because)
             out += [*self._announce(run), log, *self._go(log)]
         return out + self._look_for_frames(run, now_ns)
@@ -171,6 +218,24 @@ class Task(Service):
         self._stalled = True
         return self._stall(run, FRAMES, waited_ns / 1e9)
 
+    def _look_at_clocks(self, run: Run, now_ns: int) -> list[Message]:
+        """A clock that is not known well enough in mid-session: pause until it is, unless that was overridden."""
+        bounds_ns = self.watch.bounds_ns() if self.watch.begun else {}
+        if self.watch.begun and self.context.clock.bound_ns is not None:
+            bounds_ns[self.context.name] = self.context.clock.bound_ns
+        reasons, _ = split_overridden(unclear_clocks(self.context.rig_file.rig, bounds_ns), run.session.overrides)
+        before, self._unclear = self._unclear, self._clocks.check((r.code for r in reasons), now_ns)
+        text = "\n".join(map(str, reasons))
+        out: list[Message] = []
+        if reasons and self._unclear != before:
+            out.append(Alarm(code="clock-unclear", active=True, detail=text))
+        elif before and not self._unclear:
+            out.append(Alarm(code="clock-unclear", active=False, detail="every clock is known well enough again"))
+        if reasons and run.core.running:
+            out += self._pause(f"{text}; goes on when it is known well enough")
+            self._resume_because = "every clock is known well enough again"
+        return out
+
     def _stall(self, run: Run, what: str, waited_s: float) -> list[Message]:
         self._stalls += 1
         stall = Stall(waited_s=waited_s, last_frame=run.core.last_frame, what=what)
@@ -180,7 +245,10 @@ class Task(Service):
         """A service was lost, or is back and ready."""
         if change.name != "recording":
             if not change.back:
-                return self._stall(run, change.name, change.waited_s)
+                out = self._stall(run, change.name, change.waited_s)
+                if self.swaps.relieves(change.name, self.context.clock.now_ns()):
+                    out += self._relieve(change.name, "the newcomer was lost")
+                return out
             log = self._log("back", "task", detail=change.name)
             return [log, *self._feed(log)]
         if change.back and not change.successor and self._resume_because:
@@ -215,10 +283,12 @@ class Task(Service):
             verdict = Verdict("" if text else "no text, expected args.text", detail=text)
         elif ask.kind == "lost":
             verdict = self._ask_lost(ask.args)
+        elif ask.kind == "swap":
+            verdict = self._ask_swap(ask.args, by)
         elif ask.kind == "abort" and self.problem:
             verdict = Verdict(self._give_up())
         elif ask.kind not in ("pause", "resume", "stop", "abort", "free_reward"):
-            kinds = "start, pause, resume, stop, abort, free_reward, note, lost, status"
+            kinds = "start, pause, resume, stop, abort, free_reward, note, lost, swap, status"
             verdict = Verdict(f"unknown request {ask.kind[:50]!r}, expected one of {kinds}")
         else:
             verdict = self._ask_run(ask.kind, by)
@@ -263,6 +333,11 @@ class Task(Service):
         """The launcher saw a process die."""
         name, how = args.get("service", ""), args.get("how", "")
         verdict = Verdict(detail=", ".join(f"{k}={v}" for k, v in sorted(args.items())), hint="noted")
+        if how == "stopped" and (name in self.swaps.handed or (name == self.context.name and self._handed_over)):
+            return verdict  # it left for the one that is there now
+        home = self.context.rig_file.rig.services
+        if name in home and args.get("publish", home[name].publish) != self.swaps.acting(name).publish:
+            return verdict  # not the one that acts
         if name == self.context.name and self.run is not None and self.run.restored:
             verdict.hint = "resumes when every service is ready" if how == "crash" else "waits for `resume`"
             self._resume_because = "task crashed and has a successor" if how == "crash" else ""
@@ -272,6 +347,67 @@ class Task(Service):
                 verdict.hint = "paused until `resume`"
                 verdict.do = lambda _: self._pause(f"{name} ended ({how})")
         return verdict
+
+    # ------------------------------------------------------------ one for another
+
+    def _ask_swap(self, args: dict[str, str], by: str) -> Verdict:
+        run_id = self.run.session.run_id if self.run is not None else ""
+        detail = ", ".join(f"{k}={v}" for k, v in sorted(args.items()))[:2000]
+        name = args.get("service", "")
+        before = self.swaps.pairs.get(name)
+        acted, heard = self.swaps.acting(name) if before else None, before.heard if before else None
+        try:
+            swaps = self.swaps.ask(args, by, run_id, self.context.clock.now_ns())
+        except SwapError as error:
+            return Verdict(str(error), detail=detail)
+        if acted is not None and self.swaps.acting(name) != acted:
+            self.watch.exchange(name, heard, self.swaps.is_external(name))
+        waits = name in self.swaps.wishes and self._rest_s() is None
+        hint = "at the next boundary between trials" if waits else "done"
+        return Verdict(hint=hint, detail=detail, do=lambda _: [*swaps, *self._swap_now()])
+
+    def _rest_s(self) -> float | None:
+        """Frame time that is left between two trials; None while one runs."""
+        core = self.run.core if self.run is not None else None
+        until_s = core.rests_until_s if core is not None else 0.0
+        return None if until_s is None else until_s - (core.last_s if core is not None else 0.0)
+
+    def _swap_now(self) -> list[Message]:
+        """What was wished for, if this is a boundary between trials."""
+        rest_s, out = self._rest_s(), list[Message]()
+        if rest_s is None:
+            return out
+        rate_hz = self.context.rig_file.rig.microscope.rate_hz
+        running = self.run is not None and self.run.core.running
+        last_frame = self.run.core.last_frame if self.run is not None else -1
+        from_frame = first_frame(last_frame, rest_s if running else 0.0, rate_hz)
+        run_id = self.run.session.run_id if self.run is not None else ""
+        for name, wish in list(self.swaps.wishes.items()):
+            if wish.stage == "handover":
+                swap = self.swaps.hand_over(name)
+                if name == self.context.name and self.run is not None:
+                    self.run.hand_over(swap)
+                out.append(swap)
+                continue
+            why = self.swaps.unfit(name, run_id, self.context.clock.now_ns())
+            if why:
+                del self.swaps.wishes[name]
+                out.append(self._log("swap", wish.by, False, why, f"service={name}, stage={wish.stage}"))
+            else:
+                out.append(self._exchange(name, from_frame, wish.by, wish.note))
+        return out
+
+    def _exchange(self, name: str, from_frame: int, by: str, note: str) -> Message:
+        swap, pair = self.swaps.exchange(name, from_frame, by, note), self.swaps.pairs[name]
+        pair.heard = self.watch.exchange(name, pair.heard, self.swaps.is_external(name))
+        return swap
+
+    def _relieve(self, name: str, why: str) -> list[Message]:
+        """Back to the predecessor at once; the trial is void, as after any loss."""
+        self.watch.mark_lost(name, self.context.clock.now_ns())
+        last_frame = self.run.core.last_frame if self.run is not None else -1
+        reason = f"{why}: {name} goes back to its predecessor"
+        return [self._log("swap", "task", detail=reason), self._exchange(name, last_frame + 1, "task", reason)]
 
     # ------------------------------------------------------------ start, pause, resume
 
@@ -331,11 +467,8 @@ class Task(Service):
         place = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
         free_gb = shutil.disk_usage(place).free / 1e9
         run_id, peers = run.session.run_id, self.watch.peers
-        found = missing(rig_file.rig, rig_file.hash, run_id, peers, clock.now_ns(), free_gb, self.peers)
-        limit_ms = rig_file.rig.clock.bound_limit_ms
-        if clock.bound_ns is None or clock.bound_ns > limit_ms * 1e6:
-            known = "not known yet" if clock.bound_ns is None else f"known to +-{clock.bound_ns / 1e6:.2f} ms"
-            found.append(Reason("task.clock", f"clock {known}, expected +-{limit_ms:g} ms: check the network"))
+        found = missing(self.swaps.rig, rig_file.hash, run_id, peers, clock.now_ns(), free_gb, self.peers)
+        found += unclear_clocks(rig_file.rig, {self.context.name: clock.bound_ns})
         highest = max(run.selection.plus + run.selection.minus)
         if self._n_rois is not None and highest >= self._n_rois:
             text = f"ROI {highest} is selected, imaging has 0 to {self._n_rois - 1}: correct the task file"
@@ -389,6 +522,8 @@ class Task(Service):
             at.phase, state.calibration, state.last_trial, state.open_trial, state.elapsed_s, block=at.reason
         )
         run.restored = self._unannounced = True
+        self._handed_over = state.handed_over
+        self._resume_because = "task was handed over" if state.handed_over else ""
         run.open(ledger, new=False)
         reason = "task is a successor: goes on after a crash, else waits for `resume`"
         paused = Phase(phase="paused", day=plan.day, reason=reason)
@@ -430,16 +565,25 @@ class Task(Service):
         return [self.problem] if self.problem else []
 
     def counters(self) -> dict[str, int]:
+        own = {"stalls": self._stalls, "deadline_misses": self._deadline_misses}
         if self.run is None:
-            return {"stalls": self._stalls}
+            return own
         trials = {f"trials_{edge}": n for edge, n in self.run.core.outcomes.items()}
-        return {"stalls": self._stalls, **self.run.counts, **trials}
+        return {**own, **self.run.counts, **trials, "given_today_nl": round(1000 * self.run.core.given_ul)}
 
     def gauges(self) -> dict[str, float]:
+        phase = self.run.core.phase if self.run is not None else "idle"
+        values = {
+            "decision_budget_s": self._budget_ns / 1e9,
+            "frame_age_limit_s": self._age_limit_ns / 1e9,
+            "session_running": float(phase in ("baseline", "calibration", "closed_loop")),
+            "session_paused": float(phase == "paused"),
+        }
         if self.run is None:
-            return {}
+            return values
         core = self.run.core
-        values = {"given_today_ul": core.given_ul, "closed_loop_elapsed_s": core.elapsed_s}
+        values["day_limit_ul"] = core.plan.day_limit_ul
+        values |= {"closed_loop_elapsed_s": core.elapsed_s}
         return values | ({"threshold": core.calibration.threshold} if core.calibration is not None else {})
 
     def go_safe(self) -> Iterable[Message]:

@@ -91,6 +91,13 @@ class Trials:
         """Between a hit and its reward."""
         return self._owed
 
+    @property
+    def rests_until_s(self) -> float | None:
+        """Between two trials: frame time before which none starts. None while one runs."""
+        if self.state == "waiting":
+            return self._last_s or 0.0
+        return self._since_s + self._black_s if self.state == "black" else None
+
     def step(self, value: Value) -> list[Step]:
         """Take the next value. Raises ValueError if time does not rise, ArithmeticError if a value is not finite.
 

@@ -7,6 +7,8 @@ from msgspec import Struct
 from loop2p.protocol import Clock, Heartbeat
 from loop2p.task.barrier import Peer
 
+CLOCK_GOOD_AFTER_NS = 5_000_000_000
+"""A clock that was unclear must be good for so long before a session goes on by itself: it may hover at the limit."""
 LOST_AFTER_S = 0.5
 RECORDING_LOST_AFTER_S = 1.0
 
@@ -48,6 +50,21 @@ class Watch:
         peer = self.peers.get(name)
         if peer is not None and peer.instance == instance:
             peer.bound_ns = clock.bound_ns
+
+    def bounds_ns(self) -> dict[str, int | None]:
+        """Error bound of the clock of everybody who is there and has told it."""
+        known = ((n, p) for n, p in self.peers.items() if n in self.names and n not in self._lost)
+        return {name: peer.bound_ns for name, peer in known if peer.bound_ns is not None}
+
+    def exchange(self, name: str, peer: Peer | None, external: bool) -> Peer | None:
+        """Another one acts for a service from now on; returns what was last heard of its predecessor."""
+        before = self.peers.pop(name, None)
+        if peer is not None:
+            self.peers[name] = peer
+            if self._known is not None:
+                self._known[name] = peer.instance
+        self.external = self.external - {name} | ({name} if external else set())
+        return before
 
     @property
     def begun(self) -> bool:
@@ -117,3 +134,16 @@ class Watch:
         if name in self.external:
             return beat.health not in ("stopping", "stopped")
         return beat.health == "ready" and not beat.why_not_ready and beat.run_id == run_id
+
+
+class ClockWatch:
+    """Whose clock is unclear, or was so lately."""
+
+    def __init__(self) -> None:
+        self._seen_ns: dict[str, int] = {}
+
+    def check(self, unclear: Iterable[str], now_ns: int) -> frozenset[str]:
+        """Those that are unclear now, or were less than CLOCK_GOOD_AFTER_NS ago."""
+        self._seen_ns |= dict.fromkeys(unclear, now_ns)
+        self._seen_ns = {n: at_ns for n, at_ns in self._seen_ns.items() if now_ns - at_ns <= CLOCK_GOOD_AFTER_NS}
+        return frozenset(self._seen_ns)
