@@ -29,14 +29,18 @@ test: .venv/.ok ## lint, types, layers, and every test but the long ones
 test-long: .venv/.ok ## the full form of every check
 	$(B)/python -m pytest -q
 
+test-net: .venv/.ok ## the rig across three machines in a box: delay, loss, cut cables, clocks that are off (Linux, root)
+	$(B)/python -m pytest -q -s tests/net
+
 check: .venv/.ok ## is this rig ready?
 	$(B)/loop2p check deploy/rigs/simulated.toml
 
 bench: .venv/.ok ## every benchmark, against its target
 	$(B)/loop2p bench all --check
 
-generate: .venv/.ok ## SPEC.md and golden vectors from the code
+generate: .venv/.ok ## SPEC.md and golden vectors from the code, and the Grafana dashboard
 	$(B)/python -m loop2p.protocol.generate
+	$(B)/python deploy/grafana/dashboard.py
 
 lock: ## requirements.lock from pyproject.toml
 	.uv/bin/uv pip compile --universal -p 3.11 --all-extras --group dev --generate-hashes --no-header --no-annotate -q pyproject.toml -o requirements.lock
@@ -47,4 +51,4 @@ up: .venv/.ok ## start this machine's services of the simulated rig
 down: .venv/.ok ## stop them
 	$(B)/loop2p stop deploy/rigs/simulated.toml
 
-.PHONY: help setup run replay-real test test-long check bench generate lock up down
+.PHONY: help setup run replay-real test test-long test-net check bench generate lock up down
