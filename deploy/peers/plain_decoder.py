@@ -1,4 +1,4 @@
-"""A decoder in 40 lines, with pyzmq and msgpack alone: python plain_decoder.py RIG_HASH IMAGING_PUB TASK_PUB MY_PUB"""
+"""A decoder in 50 lines, with pyzmq and msgpack alone: python plain_decoder.py RIG_HASH IMAGING_PUB TASK_PUB MY_PUB"""
 
 import signal
 import sys
@@ -19,7 +19,8 @@ for endpoint, topic in ((imaging, "imaging.traces"), (task, "task.selection"), (
     subscriber.connect(endpoint)
     subscriber.subscribe(topic)
 # F0 is the lowest tenth of the last 464 frames, 30 s at 15.46 Hz; the control value the mean of 3 frames
-plus, minus, run_id, health, beat_ns, frames, ds = [], [], "", "ready", 0, deque(maxlen=464), deque([0.0], maxlen=3)
+rois, told, frames, ds = [], {"rejected": 0}, deque(maxlen=464), deque([0.0], maxlen=3)
+health, beat_ns = "ready", 0
 
 
 def publish(topic, body, cause=None):
@@ -28,22 +29,35 @@ def publish(topic, body, cause=None):
     sent[topic] += 1
 
 
+def dff(k):
+    low, column = (len(frames) - 1) / 10, sorted(f[k] for f in frames)
+    a, b = column[int(low)], column[min(int(low) + 1, len(column) - 1)]
+    return frames[-1][k] / (a + (low % 1) * (b - a)) - 1
+
+
+def take(topic, header, body, *buffers):
+    header, body = msgpack.unpackb(header), msgpack.unpackb(body)
+    if header["protocol"] != 1 or header["source"] not in ("imaging", "task") or len(buffers) > 8:
+        raise ValueError(header)
+    if topic == b"task.selection":
+        rois[:] = [int(k) for k in body["plus"]], [int(k) for k in body["minus"]]
+    elif topic == b"rig.session":
+        told["run_id"] = str(body["run_id"])
+    elif body["plane"] == 0 and rois:
+        if valid := body.get("valid", True):
+            frames.append(array("f", body["f"]))
+            ds.append(sum(map(dff, rois[0])) / len(rois[0]) - sum(map(dff, rois[1])) / len(rois[1]))
+        value = {"d": ds[-1], "value": sum(ds) / len(ds), "valid": valid and len(frames) > 155}  # 10 s
+        publish("decoding.output", {"type": "output"} | value, header["cause"])
+
+
 while health == "ready":
     if subscriber.poll(20):
-        topic, header, body = subscriber.recv_multipart()[:3]
-        cause, body = msgpack.unpackb(header).get("cause"), msgpack.unpackb(body)
-        if topic == b"task.selection":
-            plus, minus = body["plus"], body["minus"]
-        elif topic == b"rig.session":
-            run_id = body["run_id"]
-        elif body["plane"] == 0 and plus:
-            if valid := body.get("valid", True):
-                frames.append(f := array("f", body["f"]))
-                dff = {k: f[k] / sorted(g[k] for g in frames)[len(frames) // 10] - 1 for k in plus + minus}
-                ds.append(sum(dff[k] for k in plus) / len(plus) - sum(dff[k] for k in minus) / len(minus))
-            value = {"d": ds[-1], "value": sum(ds) / len(ds), "valid": valid and len(frames) > 155}  # 10 s
-            publish("decoding.output", {"type": "output"} | value, cause)
+        try:
+            take(*subscriber.recv_multipart())
+        except Exception:  # whatever was sent: it is counted and dropped
+            told["rejected"] += 1
     if stop or now() >= beat_ns:  # 20 a second: without them the actuator is disarmed
-        health, beat_ns = "stopped" if stop else "ready", now() + 50_000_000
-        about = {"rig_hash": rig_hash, "run_id": run_id, "published": dict(sent)}
-        publish("rig.heartbeat", {"type": "heartbeat", "protocol": 1, "health": health} | about)
+        health, beat_ns = "stopped" if stop else "ready", max(beat_ns + 50_000_000, now())
+        about = {"protocol": 1, "health": health, "rig_hash": rig_hash, "published": dict(sent)}
+        publish("rig.heartbeat", {"type": "heartbeat"} | about | told)

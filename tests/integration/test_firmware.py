@@ -17,6 +17,7 @@ from simavr_firmware import Bench, HostBench, RealTimeFirmware, SimavrBench
 
 from loop2p.actuation.link import (
     FROM_HOST,
+    MICROS_WRAP,
     Ack,
     Code,
     Decoder,
@@ -29,6 +30,7 @@ from loop2p.actuation.link import (
     Safe,
     Status,
     StatusQuery,
+    Timely,
     Valve,
     encode,
 )
@@ -146,10 +148,10 @@ def test_pins_are_low_when_the_last_lease_has_ended(rig: Rig, how: str) -> None:
     process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGSTOP)
     rig.later(1500 * MS)  # frame triggers go on
     leases = [(at_us, p) for at_us, p in packets_of(rig.firmware.came) if isinstance(p, Lease)]
-    at_us, lease = leases[-1]
-    end_us = at_us + min(lease.valid_ms, 200) * MS
+    at_us, _ = leases[-1]
+    end_us = at_us + 200 * MS
     last = rig.firmware.edges[-1]
-    print(f"{how}: pins low {(last.t_us - at_us) / MS:.2f} ms after the last lease, of {lease.valid_ms} ms")
+    print(f"{how}: pins low {(last.t_us - at_us) / MS:.2f} ms after the last lease")
     assert {pin: rig.firmware.level(pin) for pin in ("valve", "led")} == {"valve": 0, "led": 0}
     assert last.t_us <= end_us + LATE_US
     if how == "freeze":
@@ -187,14 +189,17 @@ def test_a_controller_that_restarts_in_mid_pulse_repeats_nothing(rig: Rig) -> No
 SEED = 20_261_102
 
 
-def bad_packet(rng: random.Random) -> bytes:
+def bad_packet(rng: random.Random, bench: Bench) -> bytes:
     """A valid packet, damaged in one of the ways a line, a bug or an attacker damages it; or noise; or left whole."""
+    boot = rng.choice([BOOT] * 6 + [BOOT - 1])
+    until_us = round(bench.now_us - bench.boot_us + rng.choice([500 * MS] * 6 + [0, -1 * MS, 2000 * MS])) % MICROS_WRAP
+    lease_us = round(bench.now_us - bench.boot_us + rng.choice([20 * MS, 100 * MS, 300 * MS, 900 * MS]))
     packet: Packet = rng.choice(
         [
             HelloQuery(rng.getrandbits(32)),
-            Lease(rng.getrandbits(32), rng.choice([BOOT, BOOT, BOOT, BOOT - 1]), rng.choice([0, 20, 200, 65_535])),
-            Valve(rng.randrange(200), rng.choice([rng.randrange(30_000), rng.getrandbits(32)])),
-            Led(rng.randrange(200), rng.randrange(3), rng.choice([6000, rng.getrandbits(32)])),
+            Lease(rng.getrandbits(32), boot, rng.choice([until_us, lease_us])),
+            Valve(rng.randrange(200), boot, until_us, rng.choice([rng.randrange(30_000), rng.getrandbits(32)])),
+            Led(rng.randrange(200), boot, until_us, rng.randrange(3), rng.choice([6000, rng.getrandbits(32)])),
             StatusQuery(rng.getrandbits(32)),
         ]
     )
@@ -243,7 +248,7 @@ def test_no_bytes_raise_a_pin_without_a_lease(bench: Bench, count: int) -> None:
     rng, host = random.Random(SEED), Decoder(FROM_HOST)
     taken: list[Packet] = []
     for _ in range(count // 100):
-        stream = without_leases(b"".join(bad_packet(rng) for _ in range(100)))
+        stream = without_leases(b"".join(bad_packet(rng, bench) for _ in range(100)))
         taken += host.feed(stream)
         bench.plan("frame", [n * PERIOD_US for n in range(len(stream) // 400)])
         bench.write(stream)
@@ -253,7 +258,7 @@ def test_no_bytes_raise_a_pin_without_a_lease(bench: Bench, count: int) -> None:
     assert bench.edges == []
     asked_ids = {p.id for p in taken if isinstance(p, Valve | Led)}
     answers = [p for p in bench.packets if isinstance(p, Ack) and p.id in asked_ids]
-    assert {a.code & 0x7F for a in answers} <= {Code.NO_LEASE, Code.OK}  # OK: disarming
+    assert {a.code & 0x7F for a in answers} <= {Code.NO_LEASE, Code.LATE, Code.OK}  # OK: disarming
     (hello,) = [p for p in bench.say(HelloQuery(1)) if isinstance(p, HelloReply)]
     assert hello.boot_id == BOOT  # the watchdog had nothing to do
     (status,) = [p for p in bench.say(StatusQuery(2)) if isinstance(p, Status)]
@@ -265,7 +270,7 @@ def test_among_bad_bytes_pins_rise_only_by_commands_under_a_lease(bench: Bench, 
     rng = random.Random(SEED)
     at_once = 5 if isinstance(bench, HostBench) else 100
     for _ in range(count // at_once):
-        stream = b"".join(bad_packet(rng) for _ in range(at_once)) + b"\0"
+        stream = b"".join(bad_packet(rng, bench) for _ in range(at_once)) + b"\0"
         bench.plan("frame", [n * PERIOD_US for n in range(1 + len(stream) // 400)])
         bench.write(stream)
         if isinstance(bench, HostBench):  # its line takes no time
@@ -279,10 +284,20 @@ def test_among_bad_bytes_pins_rise_only_by_commands_under_a_lease(bench: Bench, 
     assert len(opened) > count // 1000
     assert len(lit) > count // 2000
 
-    leases = [(at, at + min(p.valid_ms, 200) * MS) for at, p in heard if isinstance(p, Lease) and p.boot_id == BOOT]
+    def left_us(at_us: float, packet: Timely) -> float:
+        """How long it was still good when it came; -1000 if it was not."""
+        left_us = bench.boot_us + packet.until_us - at_us
+        return left_us if packet.boot_id == BOOT and left_us <= 1000 * MS + LATE_US else -LATE_US
+
+    leases = [
+        (at, at + min(left_us(at, p), 200 * MS))
+        for at, p in heard
+        if isinstance(p, Lease) and left_us(at, p) > -LATE_US
+    ]
     safes = [at for at, p in heard if isinstance(p, Safe)]
-    valves = [(at, p) for at, p in heard if isinstance(p, Valve)]
+    valves = [(at, p) for at, p in heard if isinstance(p, Valve) and left_us(at, p) > -LATE_US]
     arms = [(at, p) for at, p in heard if isinstance(p, Led) and (p.armed != 1 or p.pulse_us <= 20_000)]
+    arms = [(at, p) for at, p in arms if p.armed != 1 or left_us(at, p) > -LATE_US]
     for begin_us, width_us in opened + lit:
         fall_us = begin_us + width_us
         surely = bisect_right(leases, (fall_us - LATE_US, 0.0))  # a packet is obeyed up to 1 ms after it came
@@ -304,7 +319,7 @@ def test_every_bad_packet_is_judged_as_the_host_would(count: int) -> None:
     rng, host, bench = random.Random(SEED + 1), Decoder(FROM_HOST), HostBench(BOOT)
     try:
         for n in range(count):
-            data = bad_packet(rng) + b"\0"
+            data = bad_packet(rng, bench) + b"\0"
             before = len(bench.packets)
             taken = host.feed(data)
             bench.write(data)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from loop2p.actuation.link import (
     FROM_CONTROLLER,
+    MICROS_WRAP,
     Decoder,
     HelloQuery,
     HelloReply,
@@ -24,6 +25,8 @@ from loop2p.actuation.link import (
     LickCount,
     Packet,
     PulseDone,
+    Status,
+    StatusQuery,
     Valve,
     WheelCount,
     encode,
@@ -434,9 +437,14 @@ def test_the_stand_in_controller_pays_out_and_hears_the_animal(imaging: Imaging)
             imaging.accept()
             imaging.frames(3)
             boot_id = has(HelloReply)[0].boot_id
+            pump(StatusQuery(0))
+            until(lambda: pump() or has(Status))
+            began_ns, began_us = time.perf_counter_ns(), has(Status)[0].t_us
 
             def drop_drunk() -> bool:
-                pump(Lease(0, boot_id, 200), *([Valve(1, 40_000)] if not has(PulseDone) else []))
+                until_us = (began_us + (time.perf_counter_ns() - began_ns) // 1000 + 200_000) % MICROS_WRAP
+                opening = [Valve(1, boot_id, until_us, 40_000)] if not has(PulseDone) else []
+                pump(Lease(0, boot_id, until_us), *opening)
                 return bool(mouse.drops)
 
             until(drop_drunk)

@@ -95,12 +95,11 @@ def start_plain(rig: Running, spawn: Callable[..., Any], log: Any) -> "subproces
 
 
 def plain_d(f: NDArray[np.float32], plus: list[int], minus: list[int], window: int = 464) -> NDArray[np.float64]:
-    """D with F0 as that program takes it: the value a tenth up the sorted last `window` frames."""
+    """D with F0 as that program takes it: a tenth up the sorted last `window` frames."""
     f64 = f.astype(np.float64)
     d = np.empty(len(f))
     for k in range(len(f)):
-        past = np.sort(f64[max(0, k + 1 - window) : k + 1], axis=0)
-        dff = f64[k] / past[len(past) // 10] - 1
+        dff = f64[k] / np.percentile(f64[max(0, k + 1 - window) : k + 1], 10, axis=0) - 1
         d[k] = dff[plus].mean() - dff[minus].mean()
     return d
 
@@ -129,7 +128,7 @@ def test_a_program_that_knows_only_the_wire(
     # it looks back 30 s, which may lie before the journal's begin
     n = record.compare(plain_d(record.f, plus, minus, window), skip=window, rtol=1e-9, atol=1e-9)
     assert n > 300
-    # and is the paper's decoder but for how it interpolates the percentile
+    # and is the paper's decoder but for rounding
     ours = DifferenceDecoder(plus, minus, rig_file.rig.microscope.plane_rate_hz)
     d = np.array([ours.update(f) for f in record.f])
     theirs = np.array([record.outputs[k].d if k in record.outputs else np.nan for k in record.frames])
@@ -137,7 +136,7 @@ def test_a_program_that_knows_only_the_wire(
     summary = summarise(rig.run_folder)
     print(f"{n} values, largest difference to DifferenceDecoder {np.nanmax(differences):.4f}")
     print(f"{summary['trials']} trials, {summary['hits']} hits, {summary['rewards']} rewards; {summary['notes']}")
-    assert np.nanmax(differences) < 0.01
+    assert np.nanmax(differences) < 1e-4
     assert summary["hits"] >= 1
     assert summary["rewards"] == summary["hits"]
     assert summary["audit"]["complete"], summary["notes"]
@@ -169,7 +168,7 @@ def test_it_ends_on_ctrl_c_without_a_traceback(
         context.term()
 
 
-def test_it_is_40_lines_of_python_pyzmq_and_msgpack() -> None:
+def test_it_is_50_lines_of_python_pyzmq_and_msgpack() -> None:
     source = PLAIN.read_text(encoding="utf-8")
     tree = ast.parse(source)
     imported = set()
@@ -181,4 +180,4 @@ def test_it_is_40_lines_of_python_pyzmq_and_msgpack() -> None:
     assert imported - set(sys.stdlib_module_names) == {"zmq", "msgpack"}
     first = tree.body[1].lineno  # behind the docstring
     code = [s for s in map(str.strip, source.splitlines()[first - 1 :]) if s and not s.startswith("#")]
-    assert len(code) <= 40, len(code)
+    assert len(code) <= 50, len(code)

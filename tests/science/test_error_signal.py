@@ -77,7 +77,7 @@ def fused(session: SessionData) -> SessionData:
 
 
 def test_events_that_run_into_each_other_look_like_a_vector_and_isolated_ones_do_not():
-    """A null whose contrast would pass for the paper's; of events that are alone the null is flat, and a vector stays."""
+    """A null whose contrast would pass for the paper's; of isolated events the null is flat, and a vector stays."""
     null, vector = cohort(NONE, 1, edit=fused), cohort(VECTOR, 1, edit=fused)
     all_of_null = contrast(null)
     assert np.mean(list(all_of_null.dd.values())) > 0.1

@@ -20,7 +20,20 @@ from typing import NamedTuple
 
 from needs import lacking
 
-from loop2p.actuation.link import FROM_CONTROLLER, Decoder, Packet, WheelCount, encode
+from loop2p.actuation.link import (
+    FROM_CONTROLLER,
+    MICROS_WRAP,
+    Decoder,
+    Lease,
+    Led,
+    Packet,
+    Status,
+    StatusQuery,
+    Timely,
+    Valve,
+    WheelCount,
+    encode,
+)
 from loop2p.simulation.controller_core import ControllerCore
 
 FIRMWARE = Path(__file__).parents[2] / "deploy" / "firmware"
@@ -36,6 +49,29 @@ class Edge(NamedTuple):
     pin: str
     level: int
     t_us: float
+
+
+class Unsent(NamedTuple):
+    """What is good for a while: it gets its boot id, and until when it is good, as it is sent."""
+
+    kind: type[Timely]
+    id: int
+    rest: tuple[int, ...] = ()
+    good_us: float = 250_000
+    boots_on: int = 0
+    """-1: for the boot before."""
+
+
+def lease(ms: float = 200, boots_on: int = 0) -> Unsent:
+    return Unsent(Lease, 0, (), ms * 1000, boots_on)
+
+
+def valve(packet_id: int, open_us: int, good_us: float = 250_000) -> Unsent:
+    return Unsent(Valve, packet_id, (open_us,), good_us)
+
+
+def led(packet_id: int, armed: int, pulse_us: int, good_us: float = 250_000) -> Unsent:
+    return Unsent(Led, packet_id, (armed, pulse_us), good_us)
 
 
 # ---------------------------------------------------------------- building
@@ -77,14 +113,19 @@ def runner() -> Path:
 @functools.cache
 def host_library() -> Path:
     """The firmware's pure part for this computer, with every check that the compiler can put in."""
+    library = build_folder() / "libcontroller.so"
+    build_host_library(FIRMWARE, library)
+    return library
+
+
+def build_host_library(firmware: Path, library: Path) -> None:
+    """Skips where there is no g++."""
     if sys.platform != "linux" or shutil.which("g++") is None:
         lacking("no g++ for the firmware's pure part")
-    library = build_folder() / "libcontroller.so"
-    sources = [FIRMWARE / "simulator" / "host_board.cpp"]
-    sources += [FIRMWARE / "loop2p_controller" / name for name in ("controller.cpp", "packet.cpp")]
+    sources = [firmware / "simulator" / "host_board.cpp"]
+    sources += [firmware / "loop2p_controller" / name for name in ("controller.cpp", "packet.cpp")]
     checks = ("-Wall", "-Wextra", "-Werror", "-fsanitize=undefined,bounds", "-fno-sanitize-recover=all")
     _run("g++", "-std=gnu++11", "-O2", *checks, "-shared", "-fPIC", "-o", str(library), *map(str, sources))
-    return library
 
 
 # ---------------------------------------------------------------- benches
@@ -107,6 +148,20 @@ class Bench(ABC):
         """What the host said, and when the last byte was in."""
         self.decoder = Decoder(FROM_CONTROLLER)
         self.now_us = 0.0
+        self.boot_id = 0
+        self.boot_us = 0.0
+        """The bench's time when the controller's own was 0."""
+
+    def bytes_of(self, *packets: Packet | Unsent | bytes) -> bytes:
+        """What would be on the line if it were said now."""
+        said = b""
+        for p in packets:
+            if isinstance(p, Unsent):
+                until_us = round(self.now_us - self.boot_us + p.good_us) % MICROS_WRAP
+                said += encode(p.kind(p.id, self.boot_id + p.boots_on, until_us, *p.rest))
+            else:
+                said += p if isinstance(p, bytes) else encode(p)
+        return said
 
     @abstractmethod
     def write(self, data: bytes) -> float:
@@ -131,10 +186,10 @@ class Bench(ABC):
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
         pass
 
-    def say(self, *packets: Packet | bytes) -> list[Packet]:
+    def say(self, *packets: Packet | Unsent | bytes) -> list[Packet]:
         """Packets back to back; the answers, wheel reports left out."""
         before = len(self.packets)
-        self.write(b"".join(p if isinstance(p, bytes) else encode(p) for p in packets))
+        self.write(self.bytes_of(*packets))
         self.run(self.ANSWER_US)
         return [p for p in self.packets[before:] if not isinstance(p, WheelCount)]
 
@@ -216,14 +271,15 @@ class _HostEdge(ctypes.Structure):
 class HostBench(Bench):
     """The firmware's pure part on this computer. Pins planned with 0 us come at once; others by `run`."""
 
-    def __init__(self, boot_id: int, at_us: int = 0) -> None:
+    def __init__(self, boot_id: int, at_us: int = 0, library: Path | None = None) -> None:
+        """`library`: another one than the firmware's."""
         super().__init__()
         self.boot_id = boot_id
-        self.library = ctypes.CDLL(str(host_library()))
-        self.library.boot.argtypes = (ctypes.c_uint32, ctypes.c_uint64)
+        self.library = ctypes.CDLL(str(library or host_library()))
+        self.library.boot.argtypes = (ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64)
         self.library.run.argtypes = (ctypes.c_uint64,)
         self.library.time_us.restype = ctypes.c_uint64
-        self.library.boot(boot_id, at_us)
+        self.library.boot(boot_id, at_us, 0)
         self.now_us = at_us
         self._edges = (_HostEdge * (1 << 16))()
         self._bytes = ctypes.create_string_buffer(128)
@@ -270,7 +326,8 @@ class HostBench(Bench):
 
     def reset(self) -> None:
         self.boot_id += 1
-        self.library.boot(self.boot_id, int(self.now_us))
+        self.boot_us = int(self.now_us)
+        self.library.boot(self.boot_id, self.boot_us, self.boot_us)
         self._take()
 
     def _take(self) -> None:
@@ -294,7 +351,16 @@ class SimavrBench(Bench):
         self.resets: list[float] = []
         command = (str(runner()), str(firmware_elf()), str(boot_id), "steps")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.run(10_000)  # its start
+        self._started()
+
+    def _started(self) -> None:
+        """Its clock is known to some 0.1 ms from when it answers."""
+        self.run(10_000)
+        asked_us = self.write(encode(StatusQuery(0)))
+        self.run(self.ANSWER_US)
+        (status,) = [p for p in self.packets if isinstance(p, Status)][-1:]
+        self.boot_us = asked_us - status.t_us
+        self.packets = [p for p in self.packets if not isinstance(p, Status)]
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -330,7 +396,7 @@ class SimavrBench(Bench):
     def reset(self) -> None:
         self.boot_id += 1
         self._tell("reset")
-        self.run(10_000)
+        self._started()
 
     def hang(self, how: str = "") -> None:
         """The main loop never returns; "deaf": with interrupts off. The watchdog makes a new boot of it."""

@@ -100,7 +100,7 @@ def run(line: BadLine, client: ControllerClient, ms: int, lease: bool = True) ->
         line.now_ns += MS
         line.flow()
         if lease and (line.now_ns - START_NS) // MS % 50 == 0:
-            client.lease(200)
+            client.lease(line.now_ns + 200 * MS)
         news += client.take()
     return news
 

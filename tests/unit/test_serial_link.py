@@ -34,9 +34,9 @@ i32 = st.integers(-(2**31), 2**31 - 1)
 name = st.binary(max_size=12).map(lambda b: b.rstrip(b"\0"))
 from_host: st.SearchStrategy[Packet] = st.one_of(
     st.builds(HelloQuery, u32),
-    st.builds(Lease, u32, u32, u16),
-    st.builds(Valve, u32, u32),
-    st.builds(Led, u32, u8, u32),
+    st.builds(Lease, u32, u32, u32),
+    st.builds(Valve, u32, u32, u32, u32),
+    st.builds(Led, u32, u32, u32, u8, u32),
     st.builds(Safe, u32),
     st.builds(StatusQuery, u32),
 )
@@ -116,21 +116,21 @@ def test_one_damaged_byte_loses_at_most_two_packets_and_forges_none(
 class LongValve(Valve, frozen=True):
     """A valve packet of some other protocol."""
 
-    LAYOUT: ClassVar[str] = "<IB"
+    LAYOUT: ClassVar[str] = "<IIIB"
     more: int
 
 
 def test_every_kind_of_damage_is_counted_by_name() -> None:
     decoder = Decoder(FROM_HOST)
-    good = encode(Valve(1, 50_000))
+    good = encode(Valve(1, 2, 3, 50_000))
     decoder.feed(b"\x05\x01\0")  # says 4 more bytes, has 1
     decoder.feed(b"\x03\x01\x02\0")
     decoder.feed(flip(good, 6, 1))
     decoder.feed(encode(Ack(1, 0, 0)))  # the other direction
     decoder.feed(b"\x01" * (MAX_PACKET + 1) + b"\0")
-    decoder.feed(encode(LongValve(1, 50_000, 7)))
+    decoder.feed(encode(LongValve(1, 2, 3, 50_000, 7)))
     assert decoder.rejected == {"cobs": 1, "short": 1, "crc": 1, "kind": 1, "overlong": 1, "length": 1}
-    assert decoder.feed(good) == [Valve(1, 50_000)]
+    assert decoder.feed(good) == [Valve(1, 2, 3, 50_000)]
 
 
 def test_an_endless_stream_without_zero_keeps_no_memory_and_counts_once() -> None:
@@ -149,5 +149,5 @@ def test_zeros_between_packets_are_no_mistake() -> None:
 
 
 def test_value_that_does_not_fit_is_named() -> None:
-    with pytest.raises(ValueError, match=r"Valve\(id=1, open_us=-1\): a field doesn't fit"):
-        encode(Valve(1, -1))
+    with pytest.raises(ValueError, match=r"Valve\(id=1, boot_id=2, until_us=3, open_us=-1\): a field doesn't fit"):
+        encode(Valve(1, 2, 3, -1))

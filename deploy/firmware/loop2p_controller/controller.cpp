@@ -4,7 +4,7 @@
 
 using board::Quiet;
 
-static constexpr uint8_t protocol = 1, major = 1, minor = 0;
+static constexpr uint8_t protocol = 2, major = 2, minor = 0;
 static constexpr char name[] = "loop2p-uno";
 
 // ---------------------------------------------------------------- counts
@@ -82,7 +82,7 @@ bool Controller::take(uint8_t byte) {
 void Controller::obey() {
     switch (in_.kind()) {
         case HELLO_QUERY: hello(); break;
-        case LEASE: lease(in_.payload_u32(0), in_.payload_u16(4)); break;
+        case LEASE: lease(); break;
         case VALVE: command(true); break;
         case LED: command(false); break;
         case SAFE: {
@@ -96,16 +96,19 @@ void Controller::obey() {
     }
 }
 
-void Controller::lease(uint32_t boot_id, uint16_t valid_ms) {
-    if (boot_id != boot_id_) return;  // a host that does not know of a restart commands nothing
-    if (!valid_ms) {
-        make_safe();
-        return;
-    }
+uint32_t Controller::good_for_us(uint32_t now_us) const {
+    if (in_.payload_u32(0) != boot_id_) return 0;  // a host that does not know of a restart commands nothing
+    const uint32_t left_us = in_.payload_u32(4) - now_us;
+    return left_us <= limits::ahead_us ? left_us : 0;  // what is past lies far ahead: time wraps
+}
+
+void Controller::lease() {
     Quiet quiet;
+    const uint32_t now_us = board::now_us(), good_us = good_for_us(now_us);
+    if (!good_us) return;
     leased_ = true;
-    leased_us_ = board::now_us();
-    lease_for_us_ = valid_ms < limits::lease_ms ? 1000ul * valid_ms : limits::lease_us;
+    leased_us_ = now_us;
+    lease_for_us_ = good_us < limits::lease_us ? good_us : limits::lease_us;
 }
 
 void Controller::command(bool is_valve) {
@@ -119,13 +122,14 @@ void Controller::command(bool is_valve) {
     {
         Quiet quiet;  // judged and obeyed under the same lease
         t_us = board::now_us();
-        code = is_valve ? valve(in_.payload_u32(0), t_us) : led(in_.payload_u8(0) == 1, in_.payload_u32(1));
+        code = is_valve ? valve(in_.payload_u32(8), t_us) : led(in_.payload_u8(8) == 1, in_.payload_u32(9), t_us);
     }
-    known_.add(in_.id(), code);
+    if (code != LATE) known_.add(in_.id(), code);  // old ones, said again, must not push out the newest
     ack(code, t_us);
 }
 
 Code Controller::valve(uint32_t open_us, uint32_t now_us) {
+    if (!good_for_us(now_us)) return LATE;
     if (!leased_) return NO_LEASE;
     if (open_us > limits::max_open_us) return TOO_LONG;
     if (open_) return BUSY;
@@ -143,12 +147,13 @@ Code Controller::valve(uint32_t open_us, uint32_t now_us) {
     return OK;
 }
 
-Code Controller::led(bool armed, uint32_t pulse_us) {
+Code Controller::led(bool armed, uint32_t pulse_us, uint32_t now_us) {
     if (!armed) {
         pulse_us_ = 0;
         led_off();
         return OK;
     }
+    if (!good_for_us(now_us)) return LATE;
     if (!leased_) return NO_LEASE;
     if (!pulse_us || pulse_us > limits::led_longest_us) return TOO_LONG;
     pulse_us_ = pulse_us;

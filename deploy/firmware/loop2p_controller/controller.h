@@ -6,7 +6,7 @@
 #include "limits.h"
 #include "packet.h"
 
-enum Code : uint8_t { OK = 0, NO_LEASE = 1, TOO_LONG = 2, RATION = 3, BUSY = 4, AGAIN = 0x80 };
+enum Code : uint8_t { OK = 0, NO_LEASE = 1, TOO_LONG = 2, RATION = 3, BUSY = 4, LATE = 5, AGAIN = 0x80 };
 
 // The last 64 ids of valve and LED commands, each with the code of its answer.
 class KnownIds {
@@ -74,10 +74,11 @@ class Controller {
 
   private:
     void obey();
-    void lease(uint32_t boot_id, uint16_t valid_ms);
+    uint32_t good_for_us(uint32_t now_us) const;  // the packet just taken; 0: too late, or for another boot
+    void lease();
     void command(bool is_valve);
     Code valve(uint32_t open_us, uint32_t now_us);
-    Code led(bool armed, uint32_t pulse_us);
+    Code led(bool armed, uint32_t pulse_us, uint32_t now_us);
     void make_safe();
     void close_valve();
     void led_off();

@@ -6,6 +6,7 @@
 namespace limits {
 
 constexpr uint16_t lease_ms = 200;           // longest lease granted: from the last word of the host to pins low
+constexpr uint16_t ahead_ms = 1000;          // what says it is good for longer is from before the clock's last turn
 constexpr uint16_t max_open_ms = 250;        // one opening of the valve
 constexpr uint32_t ration_open_ms = 30000;   // open time in 12 hours
 constexpr uint16_t led_duty_permille = 200;  // 6 ms of each 32.3 ms frame are 186 (docs/experiment.md 4.5)
@@ -14,6 +15,7 @@ constexpr uint16_t lick_debounce_ms = 50;    // rises this soon after the last c
 constexpr uint16_t wheel_every_ms = 20;      // 50 Hz
 
 constexpr uint32_t lease_us = 1000ul * lease_ms;
+constexpr uint32_t ahead_us = 1000ul * ahead_ms;
 constexpr uint32_t max_open_us = 1000ul * max_open_ms;
 constexpr uint32_t ration_open_us = 1000ul * ration_open_ms;
 constexpr uint32_t led_longest_us = 1ul * led_duty_permille * led_window_ms;

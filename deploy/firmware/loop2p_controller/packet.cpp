@@ -26,9 +26,9 @@ static int8_t payload_length(uint8_t kind) {  // -1: no such kind
         case HELLO_QUERY:
         case SAFE:
         case STATUS_QUERY: return 0;
-        case LEASE: return 6;
-        case VALVE: return 4;
-        case LED: return 5;
+        case LEASE: return 8;
+        case VALVE: return 12;
+        case LED: return 13;
         default: return -1;
     }
 }

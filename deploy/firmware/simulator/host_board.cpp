@@ -18,7 +18,8 @@ struct Edge {
     uint8_t pin, level;  // pin 0: valve, 1: LED
 };
 
-uint64_t now, heard, next_tick, up[2];  // heard: the last byte; up: when each pin's timer is due
+uint64_t now, zero;                // zero: when the controller's own clock was 0
+uint64_t heard, next_tick, up[2];  // heard: the last byte; up: when each pin's timer is due
 bool high[2];
 Edge edges[1 << 16];
 uint32_t n_edges;
@@ -51,7 +52,7 @@ void advance(uint64_t to) {
 }  // namespace
 
 namespace board {
-uint32_t now_us() { return static_cast<uint32_t>(now); }
+uint32_t now_us() { return static_cast<uint32_t>(now - zero); }
 void valve_on(uint32_t for_us) { set(0, true), up[0] = now + for_us; }
 void led_on(uint32_t for_us) { set(1, true), up[1] = now + for_us; }
 void valve_off() { set(0, false), up[0] = never; }
@@ -62,8 +63,9 @@ Quiet::~Quiet() {}
 
 extern "C" {
 
-void boot(uint32_t boot_id, uint64_t at_us) {
+void boot(uint32_t boot_id, uint64_t at_us, uint64_t zero_us) {
     now = heard = at_us;
+    zero = zero_us;
     set(0, false), set(1, false);
     up[0] = up[1] = never;
     next_tick = now + tick_us;

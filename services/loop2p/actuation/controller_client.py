@@ -149,6 +149,8 @@ class ControllerClient:
         self._pending: dict[int, _Pending] = {}
         self._asked: dict[int, int] = {}
         self._safe_id: int | None = None
+        """Of the SAFE that is not answered yet."""
+        self._next_safe_ns = 0
         self._next_id = now_ns() & ID_MASK
         self._next_ask_ns = 0
         self._statuses = 0
@@ -162,26 +164,29 @@ class ControllerClient:
 
     # ------------------------------------------------------------ what the service asks for
 
-    def lease(self, until_ns: int) -> None:
-        """Renew the controller's lease, for as long as the chain is vouched for (perf_counter)."""
-        if self.hello is not None:
-            self._send(Lease(self._fresh_id(), self.hello.boot_id, self._until_us(until_ns)))
+    def lease(self, until_ns: int) -> bool:
+        """Renew the controller's lease, for as long as the chain is vouched for (perf_counter).
+
+        False if nothing was sent: there is nobody, or it has not said yet that it is safe as it was told.
+        """
+        if self.hello is None or self._safe_id is not None:
+            return False
+        self._send(Lease(self._fresh_id(), *self._good(until_ns)))
+        return True
 
     def valve(self, command_id: int, open_us: int, until_ns: int) -> None:
         """Open the valve; repeated until answered or `until_ns`. Answered or Failed follows, then Delivered."""
-        good = self._boot_id, self._until_us(until_ns)
-        self._command(command_id, Valve(command_id & ID_MASK, *good, open_us), until_ns)
+        self._command(command_id, Valve(command_id & ID_MASK, *self._good(until_ns), open_us), until_ns)
 
     def led(self, command_id: int, armed: bool, pulse_us: int, until_ns: int) -> None:
         """Arm or disarm the LED; repeated until answered or `until_ns`. Answered or Failed follows."""
-        good = self._boot_id, self._until_us(until_ns)
-        self._command(command_id, Led(command_id & ID_MASK, *good, int(armed), pulse_us), until_ns)
+        self._command(command_id, Led(command_id & ID_MASK, *self._good(until_ns), int(armed), pulse_us), until_ns)
 
     def safe(self) -> None:
-        """Valve closed, LED off and disarmed, now. Sent whoever is at the other end."""
+        """Valve closed, LED off and disarmed, now. Sent whoever is at the other end, and again until answered."""
         if self._open:
             self._safe_id = self._fresh_id()
-            self._send(Safe(self._safe_id))
+            self._say_safe(self._safe_id)
 
     def settle(self, timeout_ms: float) -> list[News]:
         """Wait until the last `safe` is answered, at most this long; what happened meanwhile."""
@@ -201,7 +206,8 @@ class ControllerClient:
         """When something must be sent or given up although nothing arrives (perf_counter)."""
         if not self._open:
             return None
-        return min([self._next_ask_ns, *(p.next_ns for p in self._pending.values())])
+        due = [self._next_ask_ns, *(p.next_ns for p in self._pending.values())]
+        return min(due) if self._safe_id is None else min(*due, self._next_safe_ns)
 
     def take(self) -> list[News]:
         """What has happened; also sends what is due. Called when readable or due."""
@@ -293,6 +299,8 @@ class ControllerClient:
         self._heard_ns = at_ns
         if self.hello is not None:
             return [status]
+        if self._safe_id is not None:
+            return []  # what it was armed with before is not ended yet
         self.hello = self._greeting
         self.why_down = ""
         return [Up(self.hello), status]
@@ -333,6 +341,8 @@ class ControllerClient:
         if not self._open:
             return []
         news: list[News] = []
+        if self._safe_id is not None and now_ns >= self._next_safe_ns:
+            self._say_safe(self._safe_id)
         for pending in [p for p in self._pending.values() if now_ns >= p.next_ns]:
             news += self._again(pending, now_ns)
         if self._greeting is not None and now_ns - self._heard_ns > SILENT_NS:
@@ -359,6 +369,10 @@ class ControllerClient:
         self._send(pending.packet)
         return []
 
+    def _say_safe(self, packet_id: int) -> None:
+        self._next_safe_ns = self.now_ns() + RESEND_NS
+        self._send(Safe(packet_id))
+
     def _ask(self, now_ns: int) -> None:
         """The next hello or status query."""
         packet_id = self._fresh_id()
@@ -373,13 +387,9 @@ class ControllerClient:
         while len(self._asked) > 16:  # lost ones
             del self._asked[next(iter(self._asked))]
 
-    @property
-    def _boot_id(self) -> int:
-        return self.hello.boot_id if self.hello is not None else 0
-
-    def _until_us(self, until_ns: int) -> int:
-        """The controller's time when it is surely no later than this here: what its clock is unsure of is left out."""
-        return self.clock.to_controller_us(until_ns - (self.clock.bound_ns or 0))
+    def _good(self, until_ns: int) -> tuple[int, int]:
+        """Boot id, and until when in the controller's time; with nobody there neither is worth anything."""
+        return (self.hello.boot_id, self.clock.at_latest_us(until_ns)) if self.hello is not None else (0, 0)
 
     def _command(self, command_id: int, packet: Packet, until_ns: int) -> None:
         now_ns = self.now_ns()

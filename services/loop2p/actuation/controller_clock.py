@@ -56,12 +56,15 @@ class ControllerClock:
         best = min(self._recent)
         return best.middle_ns + round((self._unwrap(t_us) - best.t_us) * self.ns_per_us)
 
-    def to_controller_us(self, host_ns: int) -> int:
-        """Controller time, as on the wire, of a host time. Raises ValueError before the first exchange."""
+    def at_latest_us(self, host_ns: int) -> int:
+        """A controller time, as on the wire, that comes no later than this host time: what the best of the newest
+        exchanges leaves open is taken off. Raises ValueError before the first exchange.
+        """
         if not self._recent:
             raise ValueError("no exchange with the controller's clock yet; ask for a status first")
         best = min(self._recent)
-        return (best.t_us + round((host_ns - best.middle_ns) / self.ns_per_us)) % MICROS_WRAP
+        since_ns = host_ns - best.round_trip_ns // 2 - best.middle_ns
+        return (best.t_us + int(since_ns / self.ns_per_us)) % MICROS_WRAP
 
     @property
     def ns_per_us(self) -> float:

@@ -51,6 +51,8 @@ from loop2p.runtime.service import Context, Input, Service
 
 LEASE_EVERY_NS = 50_000_000
 """20 Hz: three renewals may be lost before the controller lets go."""
+LEASE_AGAIN_NS = 2_000_000
+"""So soon a lease is tried again that had to wait for the controller to say that it is safe."""
 ANSWER_MS = 250
 """No command is repeated to the controller for longer than a command lives."""
 SETTLE_MS = 100
@@ -380,8 +382,8 @@ class Actuation(Service):
         if lease_until_ns is not None and not silence and not self._leaving:
             self._had_lease = True
             if now_ns >= self._next_lease_ns:
-                self._next_lease_ns = now_ns + LEASE_EVERY_NS
-                self.controller.lease(lease_until_ns)
+                sent = self.controller.lease(lease_until_ns)
+                self._next_lease_ns = now_ns + (LEASE_EVERY_NS if sent else LEASE_AGAIN_NS)
         lost = bool(silence) and self._had_lease and self.interlock.phase not in ("idle", "ended")
         detail = f"{silence}; valve and LED are off" if lost else "task and decoding are heard"
         return self._alarm("lease-lost", lost and not self._leaving, detail)

@@ -75,8 +75,9 @@ class Runs:
 class _Instance:
     """What one start of one service has said of itself."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, by_swap: bool = False) -> None:
+        """`by_swap`: its word counts from a frame on, so its first heartbeat may count answers to earlier ones."""
+        self.source, self.by_swap = source, by_swap
         self.first_seq = self.last_seq = -1
         self.first: Heartbeat | None = None
         self.last: Heartbeat | None = None
@@ -96,7 +97,8 @@ class _Instance:
         starts = [self.low[topic]] if topic in self.low else []
         stops = [self.high[topic] + 1] if topic in self.high else []
         if self.first is not None and self.last is not None:
-            starts.append(max(0, self.first.published.get(topic, 0)))
+            if not (self.by_swap and starts):
+                starts.append(max(0, self.first.published.get(topic, 0)))
             stops.append(self.last.published.get(topic, 0))
         if not starts or not stops:
             return 0, 0
@@ -127,7 +129,7 @@ class Auditor:
         self._spans[segment] = min(first, log_ns), max(last, log_ns)
         one = self._instances.get(header.instance)
         if one is None:
-            one = self._instances[header.instance] = _Instance(header.source)
+            one = self._instances[header.instance] = _Instance(header.source, header.source in self._turned)
         if not header.resent:
             one.low[topic] = min(header.seq, one.low.get(topic, header.seq))
             one.high[topic] = max(header.seq, one.high.get(topic, header.seq))
@@ -158,8 +160,9 @@ class Auditor:
         self._acting[swap.service] = swap.acting.publish
         if before is None or before == swap.acting.publish or swap.stage == "none":
             return
+        self._turned.setdefault(swap.service, [])
         for instance in [k for k, one in self._instances.items() if one.source == swap.service]:
-            self._turned.setdefault(swap.service, []).append(self._instances.pop(instance))
+            self._turned[swap.service].append(self._instances.pop(instance))
 
     def audit(self, segments: int = 1) -> Audit:
         """The verdict so far."""

@@ -14,7 +14,8 @@ from loop2p.cli.benchmarks.rig import running, wait_until_ready
 from loop2p.cli.benchmarks.whole import TASK, write_whole_rig
 from loop2p.cli.swapping.handover import HandOver
 from loop2p.cli.swapping.shadow import ShadowSwap, Terms
-from loop2p.protocol import Envelope, Output, Phase, RequestLog, RigFile, Swap, Trial, control
+from loop2p.protocol import PROXIMAL, Envelope, Output, Phase, RequestLog, RigFile, Swap, Traces, Trial, control
+from loop2p.recording.journal import read_journal
 from loop2p.runtime.ask import ask_answer
 from loop2p.runtime.launcher import Launcher
 from loop2p.runtime.monitor import Monitor
@@ -34,8 +35,6 @@ class Session:
         self.heard: list[Envelope] = []
         self.kills: dict[str, list[float]] = {name: [] for name in ORDER}
         self.swaps: dict[str, list[float]] = {name: [] for name in ORDER}
-        self.frames_lost: list[int] = []
-        """Decoder frames that no output was heard of, at each exchange with a shadow."""
         self.voids: list[str] = []
         self._swappers: list[tuple[Any, list[int], threading.Thread]] = []
 
@@ -86,9 +85,7 @@ class Session:
             return isinstance(m, Swap) and m.service == name and m.stage == stage
 
         word = self.wait(begun, f"the {stage} of {name}")
-        if name == "decoding":
-            self._look_at_frames(word, since)
-        else:
+        if name != "decoding":  # of a shadow the journal tells
             at_ns = word.header.sent_ns
             back = self.wait(
                 lambda e: e.header.sent_ns > at_ns and goes_on(e, name), f"a resume after {name} was swapped"
@@ -97,18 +94,6 @@ class Session:
         if not any(is_over(e, name) for e in self.heard[since:]):
             self.wait(lambda e: is_over(e, name), f"the end of the swap of {name}")
         self.next_trial()
-
-    def _look_at_frames(self, word: Envelope, since: int) -> None:
-        swap = word.message
-        assert isinstance(swap, Swap)
-        until = swap.from_frame + WINDOW
-        self.wait(lambda e: isinstance(e.message, Output) and frame_of(e) >= until, "frames behind the exchange")
-        frames = {frame_of(e) for e in self.heard[since:] if isinstance(e.message, Output)}
-        first = max(min(frames), swap.from_frame - WINDOW)
-        first += (swap.from_frame - first) % 2
-        proximal = {k for k in range(first, until) if k % 2 == min(frames) % 2}
-        self.frames_lost.append(len(proximal - frames))
-        self.swaps["decoding"].append(len(proximal - frames) * 2 / self.rig_file.rig.microscope.rate_hz)
 
     def next_trial(self) -> None:
         """It goes on by itself. What happened to the trial that ran is noted."""
@@ -142,6 +127,23 @@ class Session:
             thread.join(30.0)
 
 
+def frames_lost(run_folder: Path) -> list[int]:
+    """Decoder frames without an output on record, around each exchange with a shadow."""
+    traces: set[int] = set()
+    outputs: set[int] = set()
+    at: list[int] = []
+    for record in read_journal(run_folder):
+        message, cause = record.message, record.header.cause
+        if isinstance(message, Traces) and cause is not None and cause.plane == PROXIMAL:
+            traces.add(cause.frame)
+        elif isinstance(message, Output) and cause is not None:
+            outputs.add(cause.frame)
+        elif isinstance(message, Swap) and message.stage == "acting" and not record.header.resent:
+            at.append(message.from_frame)
+    near = [range(frame - WINDOW, frame + WINDOW) for frame in at]
+    return [len({k for k in traces - outputs if k in window}) for window in near]
+
+
 def goes_on(e: Envelope, name: str) -> bool:
     """Task's word that it goes on after a loss."""
     m = e.message
@@ -157,10 +159,6 @@ def is_over(e: Envelope, name: str) -> bool:
 
 def is_news(e: Envelope) -> bool:
     return isinstance(e.message, RequestLog | Swap | Phase | Trial)
-
-
-def frame_of(e: Envelope) -> int:
-    return e.header.cause.frame if e.header.cause is not None else -1
 
 
 def quantiles_s(values: list[float]) -> dict[str, Any]:
@@ -194,10 +192,12 @@ def bench_swap(
                     say(f"{k + 1} of {n}: every service swapped")
             finally:
                 session.end()
+        lost = frames_lost(Path(rig_file.rig.data.folder) / "bench")
+    session.swaps["decoding"] = [n * 2 / rig_file.rig.microscope.rate_hz for n in lost]
     return {
         "kill_s": {name: quantiles_s(values) for name, values in session.kills.items()},
         "swap_s": {name: quantiles_s(values) for name, values in session.swaps.items()},
-        "frames_lost": session.frames_lost,
+        "frames_lost": lost,
         "voids": sorted({reason for reason in session.voids}),
         "speed": speed,
         "machine": machine(),

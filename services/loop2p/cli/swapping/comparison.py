@@ -7,9 +7,11 @@ import numpy as np
 
 from loop2p.protocol import Envelope, Message, Output
 
-Side = Literal["acting", "shadow"]
+Side = Literal["old", "new"]
 LAG_FRAMES = 128
 """A frame that one of the two has answered so long before the other's newest answer is missing there."""
+WAITING = 1000
+"""Answers that wait for the other's."""
 LATENCIES = 100_000
 """Of each side, kept for quantiles: an hour and three quarters of decoder outputs."""
 
@@ -25,12 +27,12 @@ class Comparison:
     def __init__(self) -> None:
         self.compared = 0
         self.largest = 0.0
-        self.missing: dict[str, int] = {"acting": 0, "shadow": 0}
+        self.missing: dict[str, int] = {"old": 0, "new": 0}
         self._sum = 0.0
-        self._waiting: dict[str, dict[tuple[str, int], tuple[float, ...]]] = {"acting": {}, "shadow": {}}
+        self._waiting: dict[str, dict[tuple[str, int], tuple[float, ...]]] = {"old": {}, "new": {}}
         self._newest: dict[str, int] = {}
         self._first: dict[str, int] = {}
-        self._late_s: dict[str, deque[float]] = {side: deque(maxlen=LATENCIES) for side in ("acting", "shadow")}
+        self._late_s: dict[str, deque[float]] = {side: deque(maxlen=LATENCIES) for side in ("old", "new")}
 
     @property
     def mean(self) -> float:
@@ -41,7 +43,7 @@ class Comparison:
         cause = envelope.header.cause
         if cause is None:
             return
-        other: Side = "shadow" if side == "acting" else "acting"
+        other: Side = "new" if side == "old" else "old"
         self._late_s[side].append((envelope.header.sent_ns - cause.arrival_ns) / 1e9)
         self._first.setdefault(side, cause.frame)
         self._newest[side] = max(cause.frame, self._newest.get(side, cause.frame))
@@ -61,10 +63,12 @@ class Comparison:
 
     def _give_up(self) -> None:
         """What waits for an answer that will not come."""
-        for side, other in (("acting", "shadow"), ("shadow", "acting")):
+        for side, other in (("old", "new"), ("new", "old")):
+            waiting = self._waiting[side]
+            if len(waiting) > WAITING:
+                del waiting[next(iter(waiting))]  # the other one has fallen silent
             if other not in self._newest:
                 continue
-            waiting = self._waiting[side]
             for key in [k for k in waiting if k[1] + LAG_FRAMES < self._newest[other]]:
                 del waiting[key]
                 if key[1] >= self._first[other]:
@@ -83,7 +87,7 @@ class Comparison:
     def line(self) -> str:
         """The figures in one line, for a person and for the record."""
         parts = [f"{self.compared} compared, largest difference {self.largest:.3g}, mean {self.mean:.3g}"]
-        parts.append(f"missing {self.missing['acting']} of acting, {self.missing['shadow']} of shadow")
+        parts.append(f"missing {self.missing['old']} of the old one, {self.missing['new']} of the new one")
         for side, q in self.result()["latency_ms"].items():
             if q["n"]:
                 parts.append(f"{side} p50 {q['p50']:.2f} p99 {q['p99']:.2f} ms")

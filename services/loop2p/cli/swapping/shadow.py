@@ -54,8 +54,9 @@ class ShadowSwap:
         spec = rig_file.rig.services[service]
         self.rig_file, self.service, self.keys, self.terms, self.asked = rig_file, service, keys, terms, asked
         self.say, self.show = say, show
-        self.home = Endpoints(spec.publish, spec.bulk, spec.control)
-        at = free_endpoints(self.home, port)
+        self.old = Endpoints(spec.publish, spec.bulk, spec.control)
+        """Where the one is whose place is taken: the rig file's endpoints, or those of an earlier newcomer."""
+        at = free_endpoints(self.old, port)
         if keys:
             keys.learn(service, (at.publish, at.bulk, at.control))
         values = surroundings(service, rig_file, at)
@@ -63,7 +64,8 @@ class ShadowSwap:
         own = own_service(service, rig_file, "--shadow")
         self.newcomer = Newcomer(fill_in(command, values) if command else own, values, log, at)
         self.comparison = Comparison()
-        self.acting = self.home
+        self.acting = self.old
+        self.shadow: Endpoints | None = None
         self.phase = ""
         self.from_frame: int | None = None
         self._refused = ""
@@ -72,6 +74,7 @@ class ShadowSwap:
         self._task = ("", 0.0)
         self._told = False
         """Task knows of the newcomer."""
+        self._compares = True
         self._health: dict[str, tuple[str, float]] = {}
         self._policy = RestartPolicy()
 
@@ -82,7 +85,7 @@ class ShadowSwap:
         with Ears(self.keys) as self._ears:
             task = self.rig_file.rig.services["task"]
             self._ears.listen("task", task.publish)
-            self._ears.listen(self.service, self.home.publish)
+            self._ears.listen(self.service, self.old.publish)
             self._ears.listen(self.service, self.newcomer.at.publish)
             self.newcomer.start()
             try:
@@ -183,23 +186,24 @@ class ShadowSwap:
         return ""
 
     def _send_the_old_one_away(self) -> None:
-        answer = ask_answer(self.home.control, control.Stop(by="swap"), 1.0, self.keys)
+        self._compares = False
+        answer = ask_answer(self.old.control, control.Stop(by="swap"), 1.0, self.keys)
         deadline = time.monotonic() + 10.0
-        while answer.accepted and self._health.get(self.home.publish, ("stopped", 0.0))[0] != "stopped":
+        while answer.accepted and self._health.get(self.old.publish, ("stopped", 0.0))[0] != "stopped":
             self._listen()
             if time.monotonic() > deadline:
                 break
         if not answer.accepted:
             self.say(f"{self.service}: the old one has no control socket: end that program yourself; nobody obeys it")
-        self._ask("leave", publish=self.home.publish, note="the old one has left")
+        self._ask("leave", publish=self.old.publish, note="the old one has left")
         self.say(f"{self.service}: the old one has left")
 
     def _supervise(self) -> str:
         """Until the session or somebody ends it; what dies is started again."""
         while True:
             self._listen()
-            if self.asked or self._over or self.acting != self.newcomer.at:
-                return ""
+            if self.asked or self._over or self.newcomer.at not in (self.acting, self.shadow):
+                return ""  # or another one has come after it
             code = self.newcomer.code
             if code is None:
                 continue
@@ -243,8 +247,9 @@ class ShadowSwap:
             self._health[endpoint] = message.health, now
         elif isinstance(message, Fault):
             self.say(f"FAULT {message.service}: {message.error}: {message.detail}")
-        elif envelope.topic.startswith(f"{self.service}."):
-            self.comparison.take("acting" if endpoint == self.acting.publish else "shadow", envelope)
+        elif envelope.topic.startswith(f"{self.service}.") and self._compares:
+            if endpoint in (self.old.publish, self.newcomer.at.publish):
+                self.comparison.take("old" if endpoint == self.old.publish else "new", envelope)
 
     def _hear_task(self, envelope: Envelope) -> None:
         message = envelope.message
@@ -252,7 +257,9 @@ class ShadowSwap:
             case Swap(service=self.service):
                 if message.acting != self.acting and message.acting == self.newcomer.at:
                     self.from_frame = message.from_frame
-                self.acting = message.acting
+                self.acting, self.shadow = message.acting, message.shadow
+                if message.stage == "shadow" and message.shadow == self.newcomer.at:
+                    self._meet(message.acting)
             case RequestLog(kind="swap", accepted=False) if self.service in message.detail and self._told:
                 self._refused = message.reason
             case Phase():
@@ -267,6 +274,13 @@ class ShadowSwap:
                     problem = self._tell_task()
                     if problem:
                         self.say(problem)
+
+    def _meet(self, old: Endpoints) -> None:
+        """The one that acts may be a newcomer itself."""
+        self.old = old
+        self._ears.listen(self.service, old.publish)
+        if self.keys:
+            self.keys.learn(self.service, (old.publish, old.bulk, old.control))
 
     # ------------------------------------------------------------ what is asked
 
