@@ -77,7 +77,8 @@ class Everyone:
         while self._last_beat().run_id != self.stage.run_id and time.monotonic() < until_s:
             self.stage.pump(0.02)
         told = self._last_beat().run_id
-        return f"ready, run {told!r}" if told == self.stage.run_id else f"ready; run {told!r} is not the one it heard of"
+        other = "" if told == self.stage.run_id else " is not the one it heard of"
+        return f"ready, run {told!r}{other}"
 
     def damaged(self) -> str:
         n = 0

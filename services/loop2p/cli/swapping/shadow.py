@@ -247,9 +247,12 @@ class ShadowSwap:
             self._health[endpoint] = message.health, now
         elif isinstance(message, Fault):
             self.say(f"FAULT {message.service}: {message.error}: {message.detail}")
-        elif envelope.topic.startswith(f"{self.service}.") and self._compares:
-            if endpoint in (self.old.publish, self.newcomer.at.publish):
-                self.comparison.take("old" if endpoint == self.old.publish else "new", envelope)
+        elif envelope.topic.startswith(f"{self.service}.") and self._compares and endpoint in self._compared:
+            self.comparison.take("old" if endpoint == self.old.publish else "new", envelope)
+
+    @property
+    def _compared(self) -> tuple[str, str]:
+        return self.old.publish, self.newcomer.at.publish
 
     def _hear_task(self, envelope: Envelope) -> None:
         message = envelope.message
