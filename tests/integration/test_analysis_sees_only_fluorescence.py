@@ -121,7 +121,7 @@ def test_what_is_seen_matters(name: str, what: str, whole: Path, found: Detected
 def test_a_suite2p_folder_of_the_same_traces_gives_the_same_events(whole: Path, found: Detected, tmp_path: Path):
     again = read_any(from_nwb(tmp_path / "suite2p", whole))
     assert differences(found.roi, again.roi) == []
-    known = [field for field in found.session.__struct_fields__ if field not in ("path", "events")]
+    known = [field for field in found.session.__struct_fields__ if field not in ("path", "events", "followed")]
     for field in known:
         assert differences(getattr(found.session, field), getattr(again.session, field), field) == []
     assert differences(found.pairs.proximal, again.pairs.proximal) == []
