@@ -121,8 +121,10 @@ class Entry(Struct, frozen=True):
 
 
 def pack(entries: dict[str, Entry], tar: Path) -> Path:
-    """Name -> entry as a tar file; the same entries give the same bytes."""
+    """Name -> entry as a tar file, its owner's alone; the same entries give the same bytes."""
     tar.parent.mkdir(parents=True, exist_ok=True)
+    tar.unlink(missing_ok=True)
+    tar.touch(mode=0o600)
     with tarfile.open(tar, "w") as archive:
         for name in sorted(entries):
             entry, told = entries[name], tarfile.TarInfo(name)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from msgspec import structs
 
-from loop2p.cli.bundle import BundleError, Entry, make_bundle, own_wheel, pack
+from loop2p.cli.bundle import BundleError, Entry, make_bundle, own_wheel, pack, wheel_version
 from loop2p.cli.inventory import (
     Machine,
     dynamic,
@@ -115,6 +115,7 @@ def _prepare(
     if not tasks.is_dir():
         raise FileError(f"{tasks}: no such folder, expected one of task files: --tasks")
     wheel = version or own_wheel(CHECKOUT, work)
+    wheel_version(wheel)  # first of all: is it one?
     lock = CHECKOUT / "requirements.lock"
     variables = {}
     for machine in plan:

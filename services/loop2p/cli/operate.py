@@ -27,7 +27,7 @@ from loop2p.cli.metrics import metrics
 from loop2p.cli.status import look, show
 from loop2p.protocol import ROLES, FileError, RigFile, ServiceSpec, WireError, control
 from loop2p.runtime.ask import ask, ask_answer
-from loop2p.runtime.keys import OPERATOR
+from loop2p.runtime.keys import OPERATOR, load_keys
 from loop2p.runtime.launcher import Launcher, RigBusyError, RigLock
 from loop2p.runtime.process import load
 
@@ -120,25 +120,39 @@ def status(
         raise typer.Exit(EXIT_REFUSED)
 
 
-def check(rig: RigPath, json: Json = False) -> None:
+def check(
+    rig: RigPath,
+    json: Json = False,
+    host: Annotated[str, typer.Option(help="what this machine needs alone, its keys with it; nobody is asked")] = "",
+) -> None:
     """Preflight: is the rig file right, and is everything it names there? A line for each thing."""
     rig_file = open_rig(rig)
+    if host and host not in {s.host for s in (*rig_file.rig.services.values(), *rig_file.rig.side.values())}:
+        fail(f"{rig}: nothing runs on host {host!r}")
     lines: list[tuple[bool, str, str]] = [(True, "rig file", f"{rig_file.path}, hash {rig_file.hash}")]
     for name, spec in rig_file.rig.services.items():
+        if host not in ("", spec.host):
+            continue
         try:
             kind = load(spec.class_ or ROLES[name], f"services.{name}.class")
             rig_file.options(name, kind.Options)  # type: ignore[attr-defined]
+            if host and not spec.external:
+                load_keys(rig_file, name)
             lines.append((True, name, f"{kind.__module__}:{kind.__name__}, options are right"))
         except FileError as error:
             lines.append((False, name, str(error)))
     for name, process in rig_file.rig.side.items():
+        if host not in ("", process.host):
+            continue
         try:
             kind = load(process.run, f"{name}.run")
             rig_file.side_options(name, kind.Options)  # type: ignore[attr-defined]
+            if host and name in rig_file.rig.companions:
+                load_keys(rig_file, name)
             lines.append((True, name, f"{process.run}, options are right"))
         except FileError as error:
             lines.append((False, name, str(error)))
-    replies = hello_all(rig_file, 0.3)
+    replies = {} if host else hello_all(rig_file, 0.3)
     running = [n for n, r in replies.items() if r is not None]
     if running:
         for name, reply in replies.items():
@@ -149,7 +163,8 @@ def check(rig: RigPath, json: Json = False) -> None:
     else:
         for ok, what, detail in lines:
             out.print(f"{'ok     ' if ok else 'MISSING'} {what}: {detail}", markup=False, soft_wrap=True)
-        out.print(f"services running: {', '.join(running) or 'none'}")
+        if not host:
+            out.print(f"services running: {', '.join(running) or 'none'}")
     if not all(ok for ok, _, _ in lines):
         raise typer.Exit(EXIT_REFUSED)
 

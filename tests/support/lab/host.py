@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LIFE_S = 1800
+LIFE_S = 5400
 """A machine that somebody forgot ends by itself."""
 CLONE_NEWNET = 0x40000000
 TOOLS = ("unshare", "nsenter", "ip", "timeout", "cat")
