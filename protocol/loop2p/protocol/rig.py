@@ -110,6 +110,11 @@ class Rig(Struct, frozen=True, forbid_unknown_fields=True):
         """Stand-ins and companions."""
         return self.standins | self.companions
 
+    @property
+    def used_hosts(self) -> set[str]:
+        """Names of the machines on which something runs."""
+        return {spec.host for spec in self.services.values()} | {process.host for process in self.side.values()}
+
 
 class RigFile(Struct, frozen=True):
     """A rig, with the text it was read from and that text's hash (all machines must hold the same)."""

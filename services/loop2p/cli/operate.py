@@ -127,7 +127,7 @@ def check(
 ) -> None:
     """Preflight: is the rig file right, and is everything it names there? A line for each thing."""
     rig_file = open_rig(rig)
-    if host and host not in {s.host for s in (*rig_file.rig.services.values(), *rig_file.rig.side.values())}:
+    if host and host not in rig_file.rig.used_hosts:
         fail(f"{rig}: nothing runs on host {host!r}")
     lines: list[tuple[bool, str, str]] = [(True, "rig file", f"{rig_file.path}, hash {rig_file.hash}")]
     for name, spec in rig_file.rig.services.items():

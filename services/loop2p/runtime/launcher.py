@@ -67,7 +67,7 @@ class Launcher:
     def __init__(self, rig_file: RigFile, host: str, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.rig_file, self.host, self.logs, self._now = rig_file, host, logs, clock
         rig = rig_file.rig
-        if host not in {s.host for s in rig.services.values()} | {s.host for s in rig.side.values()}:
+        if host not in rig.used_hosts:
             raise FileError(f"{rig_file.path}: nothing runs on host {host!r}")
         self.services = [n for n, s in rig.services.items() if s.host == host and not s.external]
         self.side = [n for n, s in rig.side.items() if s.host == host]
