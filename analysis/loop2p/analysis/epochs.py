@@ -115,7 +115,7 @@ def _with_trials_of_pictures(session: SessionData) -> SessionData:
     for phase, _, start, stop in session.phases:
         in_loop |= (phase == "closed_loop") & (at >= start) & (at < stop)
     first = np.flatnonzero(in_loop[1:] & grating[1:] & ~grating[:-1]) + 1
-    ends = np.append(first[1:], len(at))
+    ends = np.append(first[1:], len(at))[: len(first)]
     targets = [np.flatnonzero(session.shown_deg[a:b] >= TARGET_DEG) for a, b in zip(first, ends, strict=True)]
     hit_s = np.array([at[a + on[0]] if len(on) else np.nan for a, on in zip(first, targets, strict=True)])
     outcome = np.where(np.isfinite(hit_s), "hit", "miss")
