@@ -294,14 +294,15 @@ def test_among_bad_bytes_pins_rise_only_by_commands_under_a_lease(bench: Bench, 
         for at, p in heard
         if isinstance(p, Lease) and left_us(at, p) > -LATE_US
     ]
+    sure = [at for at, p in heard if isinstance(p, Lease) and LATE_US < left_us(at, p) < 1000 * MS - LATE_US]
     safes = [at for at, p in heard if isinstance(p, Safe)]
     valves = [(at, p) for at, p in heard if isinstance(p, Valve) and left_us(at, p) > -LATE_US]
     arms = [(at, p) for at, p in heard if isinstance(p, Led) and (p.armed != 1 or p.pulse_us <= 20_000)]
     arms = [(at, p) for at, p in arms if p.armed != 1 or left_us(at, p) > -LATE_US]
     for begin_us, width_us in opened + lit:
         fall_us = begin_us + width_us
-        surely = bisect_right(leases, (fall_us - LATE_US, 0.0))  # a packet is obeyed up to 1 ms after it came
-        until_us = max(end for at, end in leases[max(0, surely - 1) :] if at <= fall_us)
+        before = [at for at in sure if at <= fall_us - LATE_US]  # a packet is obeyed up to 1 ms after it came
+        until_us = max(end for at, end in leases if (before or [0.0])[-1] <= at <= fall_us)
         assert fall_us <= until_us + LATE_US
         made_safe_us = max((at for at in safes if at <= begin_us - LATE_US), default=-LATE_US)
         assert any(made_safe_us <= at <= begin_us for at, _ in leases)

@@ -15,7 +15,7 @@ from loop2p.actuation.controller_client import (
     News,
     Up,
 )
-from loop2p.actuation.link import PROTOCOL, HelloReply, Status, encode
+from loop2p.actuation.link import PROTOCOL, HelloReply, Lease, Led, Status, encode
 from loop2p.actuation.serial_port import Closed, Event, Opened, Received
 from loop2p.simulation.controller_core import ControllerCore
 
@@ -275,3 +275,51 @@ def test_due_is_never_in_the_past_after_taking() -> None:
         run(line, client, 1)
         due_ns = client.due_ns()
         assert due_ns is None or due_ns > line.now_ns
+
+
+def test_who_opens_the_line_makes_it_safe_first_and_commands_nothing_before_that_is_answered() -> None:
+    line = BadLine()
+    line.core.receive(encode(Lease(0, 1, line.now_ns // 1000 + 200_000)), line.now_ns // 1000)
+    line.core.receive(encode(Led(9, 1, line.now_ns // 1000 + 200_000, 1, 6_000)), line.now_ns // 1000)
+    client = ControllerClient(line, lambda: line.now_ns)
+    line.cut = True
+    client.take()
+    line.cut = False
+    for _ in range(49):  # SAFE was lost: nobody is up until it has been said again
+        assert run(line, client, 1, lease=False) == []
+        assert not client.lease(line.now_ns + 200 * MS)
+    run(line, client, 100, lease=False)
+    assert client.hello is not None
+    line.core.frame(line.now_ns // 1000)
+    line.flow()
+    assert line.core.take_edges() == []
+    assert client.lease(line.now_ns + 200 * MS)
+
+
+def test_a_newer_command_for_the_led_ends_an_older_one_that_is_unanswered() -> None:
+    line, client = connected()
+    client.lease(line.now_ns + 200 * MS)
+    line.cut = True
+    client.led(7, True, 6_000, line.now_ns + 250 * MS)
+    line.cut = False
+    client.led(8, False, 0, line.now_ns + 250 * MS)
+    assert client.due_ns() == 0
+    news = run(line, client, 300)
+    (failed,) = of(Failed, news)
+    assert isinstance(failed, Failed)
+    assert failed.id == 7
+    assert "a newer command" in failed.reason
+    assert [n.id for n in of(Answered, news)] == [8]  # type: ignore[union-attr]
+    line.core.frame(line.now_ns // 1000)
+    assert line.core.take_edges() == []
+
+
+def test_what_is_unanswered_when_it_is_made_safe_is_never_sent_again() -> None:
+    line, client = connected()
+    line.cut = True
+    client.valve(7, 20_000, line.now_ns + 250 * MS)
+    line.cut = False
+    client.safe()
+    news = run(line, client, 400)
+    assert [n.id for n in of(Failed, news)] == [7]  # type: ignore[union-attr]
+    assert line.openings == 0

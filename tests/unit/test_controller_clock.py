@@ -64,3 +64,12 @@ def test_an_answer_before_its_question_is_ignored() -> None:
     assert not clock.ready
     with pytest.raises(ValueError, match="no exchange"):
         clock.to_host_ns(5)
+
+
+def test_a_time_for_the_controller_is_never_later_than_the_host_means() -> None:
+    """Whichever way the round trip was uneven."""
+    for way_there_ns in (0, 5_000_000, 10_000_000):
+        clock = ControllerClock()
+        clock.add(1_000_000_000, (1_000_000_000 + way_there_ns) // 1000, 1_010_000_000)  # its clock is the host's
+        until_us = clock.at_latest_us(1_200_000_000)
+        assert 1_190_000 <= until_us <= 1_200_000

@@ -317,7 +317,7 @@ def test_whatever_is_said_the_pins_keep_the_limits(happening: list[tuple[int, Pa
     assert sum(b - a for a, b in spans["valve"]) <= 400 * MS + now_us * 400 / (12 * 3600 * 1000) + 1
     for a, b in spans["valve"] + spans["led"]:
         newest = max((until for begun, until in leases if begun <= b), default=-1)
-        assert a < b <= newest
+        assert a <= b <= newest
     for k, (a, _) in enumerate(spans["led"]):
         for j, (_, b) in enumerate(spans["led"][k:], k):
             lit = sum(end - begin for begin, end in spans["led"][k : j + 1])

@@ -137,6 +137,7 @@ Code Controller::valve(uint32_t open_us, uint32_t now_us) {
     ration_.spend(open_us);
     valve_id_ = in_.id();
     opened_us_ = now_us;
+    open_for_us_ = open_us;
     if (open_us) {
         open_ = true;
         board::valve_on(open_us);
@@ -212,8 +213,8 @@ void Controller::guard() {
     Quiet quiet;
     const uint32_t now_us = board::now_us();
     if (leased_ && now_us - leased_us_ >= lease_for_us_) make_safe();
-    if (open_ && now_us - opened_us_ >= limits::max_open_us) close_valve();
-    if (lit_ && now_us - lit_us_ >= limits::led_longest_us) led_off();
+    if (open_ && now_us - opened_us_ >= open_for_us_) close_valve();  // its timer has missed it
+    if (lit_ && now_us - lit_us_ >= lit_for_us_) led_off();
 }
 
 // ---------------------------------------------------------------- animal

@@ -70,7 +70,7 @@ class Controller {
     void wheel(bool a, bool b);
     void valve_time_is_up();
     void led_time_is_up();
-    void guard();  // at least every millisecond: the end of the lease, and the longest pulses by a clock of their own
+    void guard();  // at least every millisecond: the end of the lease, and of pulses whose timer has missed it
 
   private:
     void obey();
@@ -111,7 +111,7 @@ class Controller {
     uint32_t leased_us_ = 0, lease_for_us_ = 0;
 
     bool open_ = false, closed_ = false;  // closed_: a pulse has ended and is not reported yet
-    uint32_t opened_us_ = 0, closed_us_ = 0;
+    uint32_t opened_us_ = 0, open_for_us_ = 0, closed_us_ = 0;
 
     uint32_t pulse_us_ = 0;  // 0: disarmed
     bool lit_ = false;

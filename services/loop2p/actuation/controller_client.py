@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from types import UnionType
 from typing import Protocol
 
 from msgspec import Struct
@@ -147,6 +148,8 @@ class ControllerClient:
         """Valid packets that answer nothing that was asked."""
         self._open = False
         self._pending: dict[int, _Pending] = {}
+        self._given_up: list[Failed] = []
+        """Not told yet."""
         self._asked: dict[int, int] = {}
         self._safe_id: int | None = None
         """Of the SAFE that is not answered yet."""
@@ -179,11 +182,19 @@ class ControllerClient:
         self._command(command_id, Valve(command_id & ID_MASK, *self._good(until_ns), open_us), until_ns)
 
     def led(self, command_id: int, armed: bool, pulse_us: int, until_ns: int) -> None:
-        """Arm or disarm the LED; repeated until answered or `until_ns`. Answered or Failed follows."""
+        """Arm or disarm the LED; repeated until answered or `until_ns`. Answered or Failed follows.
+
+        An older one that is unanswered is given up: repeated behind the newer one it would undo it.
+        """
+        self._give_up("a newer command for the LED came", Led)
         self._command(command_id, Led(command_id & ID_MASK, *self._good(until_ns), int(armed), pulse_us), until_ns)
 
     def safe(self) -> None:
-        """Valve closed, LED off and disarmed, now. Sent whoever is at the other end, and again until answered."""
+        """Valve closed, LED off and disarmed, now. Sent whoever is at the other end, and again until answered.
+
+        What is unanswered is given up: repeated behind it, under the next lease, it would undo it.
+        """
+        self._give_up("made safe meanwhile", Valve | Led)
         if self._open:
             self._safe_id = self._fresh_id()
             self._say_safe(self._safe_id)
@@ -204,6 +215,8 @@ class ControllerClient:
 
     def due_ns(self) -> int | None:
         """When something must be sent or given up although nothing arrives (perf_counter)."""
+        if self._given_up:
+            return 0
         if not self._open:
             return None
         due = [self._next_ask_ns, *(p.next_ns for p in self._pending.values())]
@@ -211,7 +224,8 @@ class ControllerClient:
 
     def take(self) -> list[News]:
         """What has happened; also sends what is due. Called when readable or due."""
-        news: list[News] = []
+        news: list[News] = [*self._given_up]
+        self._given_up.clear()
         for event in self.port.take():
             if isinstance(event, Opened):
                 self._opened()
@@ -368,6 +382,12 @@ class ControllerClient:
         pending.sent += 1
         self._send(pending.packet)
         return []
+
+    def _give_up(self, why: str, kind: type[Packet] | UnionType) -> None:
+        for packet_id, p in [*self._pending.items()]:
+            if isinstance(p.packet, kind) and not p.answered:
+                del self._pending[packet_id]
+                self._given_up.append(Failed(p.id, f"{why}, before the controller answered; counts as given"))
 
     def _say_safe(self, packet_id: int) -> None:
         self._next_safe_ns = self.now_ns() + RESEND_NS

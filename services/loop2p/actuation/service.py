@@ -272,7 +272,8 @@ class Actuation(Service):
         command, asked_us = self._commands[news.id]
         if isinstance(news, client.Failed):
             del self._commands[news.id]
-            if isinstance(command, OptoCommand):
+            newer = any(isinstance(c, OptoCommand) for c, _ in self._commands.values())  # its answer will tell
+            if isinstance(command, OptoCommand) and not newer:
                 self._make_safe()  # armed or not, who knows
             return [self._refuse(command, news.reason)]
         if isinstance(news, client.Delivered):
