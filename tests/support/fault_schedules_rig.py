@@ -279,7 +279,8 @@ class VirtualRig:
             case "nonsense":
                 command = commander.opto(now_ns, target, True, 10 + amount * 40, None)
             case "same id":
-                known = [i.command for i in self.record.issued if i.good and isinstance(i.command, RewardCommand)]
+                given = [i.command for i in self.record.issued if i.good and i.accepted]
+                known = [c for c in given if isinstance(c, RewardCommand)]
                 if not known:
                     return
                 command = structs.replace(known[-1], expires_ns=now_ns + 250_000_000, volume_ul=amount)

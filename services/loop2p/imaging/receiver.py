@@ -104,6 +104,8 @@ class TcpReceiver:
         """When the newest bytes came, rig clock."""
         self._last_arrival_ns: int | None = None
         """When the last frame that was handed out came."""
+        self._predecessor_ns: int | None = None
+        """When a predecessor's last frame came; perf_counter, since the rig clock may not be known yet."""
         self._begin()
         self._count = dict.fromkeys(
             (
@@ -114,6 +116,12 @@ class TcpReceiver:
         )  # fmt: skip
 
     # ---------------------------------------------------------------- what the service asks
+
+    def go_on(self, frame: int, plane: int, age_s: float) -> None:
+        """Count on from a predecessor's frame, which came so long ago: a session's frames never begin anew."""
+        if self._last_arrival_ns is None:
+            self._numbering.index, self._numbering.plane = frame + 1, (plane + 1) % self.microscope.planes
+            self._predecessor_ns = time.perf_counter_ns() - round(age_s * 1e9)
 
     def bound_ports(self) -> tuple[int, int]:
         """Image and control port; control 0 if there is none."""
@@ -234,10 +242,13 @@ class TcpReceiver:
             return
         plane = ((self._handshake.plane if self._handshake else 0) + self._seen) % self.microscope.planes
         note = f"frames come from {self._image.name}"
-        if self._last_arrival_ns is None:
+        if self._last_arrival_ns is None and self._predecessor_ns is None:
             self._numbering.start(plane)
         else:
-            elapsed_s = (self._arrival_ns - self._last_arrival_ns) / 1e9
+            elapsed_ns = time.perf_counter_ns() - (self._predecessor_ns or 0)
+            if self._last_arrival_ns is not None:
+                elapsed_ns = self._arrival_ns - self._last_arrival_ns
+            elapsed_s = elapsed_ns / 1e9
             skipped = self._numbering.resume(plane, elapsed_s)
             self._count["reconnects"] += 1
             self._count["frames_skipped"] += skipped

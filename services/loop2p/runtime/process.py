@@ -267,7 +267,7 @@ class Process:
             if missed:
                 self.gaps += missed
                 self.metrics.gap(header.source, missed)
-            if standby is not None and not standby.counts(header, True, time.perf_counter_ns()):
+            if standby is not None and not self._counts(standby, item):
                 continue
             kind = MESSAGES[topic]
             if kind.newest and kind.bulk and not self._everything:  # stimulus itself accounts for each Show
@@ -301,7 +301,7 @@ class Process:
                 continue
             if not self._may_publish(peer, item) or self.sequences.check(item.topic, item.header) is None:
                 continue
-            if standby.counts(item.header, False, time.perf_counter_ns()):
+            if standby.judge(item, False, time.perf_counter_ns()) == "take":
                 self._take(item)  # of a frame before the exchange
                 if self.bus.shadows.get(peer) is not heard_on:
                     break
@@ -314,7 +314,19 @@ class Process:
             except Exception as error:
                 self._fault(error, item.header.cause)
 
+    def _counts(self, standby: Standby, item: Envelope) -> bool:
+        """Is this message of the one that acts to be taken now? One of after an exchange may have to wait a moment."""
+        now_ns = time.perf_counter_ns()
+        verdict = standby.judge(item, True, now_ns)
+        if verdict == "hold":
+            standby.hold(item, now_ns)
+        elif verdict == "take":
+            self._take_turned()  # what has waited comes first
+        return verdict == "take"
+
     def _take_turned(self) -> None:
+        for standby in self._standbys.values():
+            self._turned += standby.released(time.perf_counter_ns())
         while self._turned:
             self._take(self._turned.popleft())
 

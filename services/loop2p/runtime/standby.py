@@ -1,40 +1,57 @@
 """Whose word counts while two fill one role: a service that acts, and another that stands by for it. Pure."""
 
 from collections import deque
+from typing import Literal
 
-from loop2p.protocol import MESSAGES, Alarm, Envelope, Header
+from loop2p.protocol import MESSAGES, Alarm, Envelope
 
 KEPT = 64
-"""Messages that answer a frame, kept of whom stands by: two seconds of them at 30.92 Hz, for a peer that hears late of
+"""Messages that answer a frame, kept of whom stands by: four seconds of them at 15.46 Hz, for a peer that hears late of
 an exchange."""
-LATE_NS = 2_000_000_000
-"""So long after an exchange its frame index stops to matter: an imaging that was started again counts from 0."""
+PATIENCE_NS = 65_000_000
+"""So long the new one's first word waits for the old one's last: a frame of one plane. The old one may be slow."""
+OPEN_NS = 2_000_000_000
+"""So long after an exchange its frame index stops to matter: an imaging that was started again may count from 0."""
+
+Verdict = Literal["take", "keep", "drop", "hold"]
 
 
 class Standby:
-    """One service's pair, as one of its listeners sees it."""
+    """One service's pair, as one of its listeners sees it.
+
+    At an exchange messages that answer a frame count by that frame: before `from_frame` the old one's, later ones the
+    new one's, in this order. Messages without a frame are the acting one's from the moment that the exchange is heard.
+    """
 
     def __init__(self) -> None:
         self._recent: deque[Envelope] = deque(maxlen=KEPT)
         self._state: dict[tuple[str, str], Envelope] = {}
+        self._held: list[Envelope] = []
+        self._held_ns = 0
         self._from_frame = 0
-        self._until_ns = 0
-        self._acting_begun = self._predecessor_over = True
+        self._open_until_ns = 0
+        self._old_over = self._new_begun = True
+        """The old one has no more to say of earlier frames; the new one has come to its first."""
 
-    def counts(self, header: Header, acting: bool, now_ns: int) -> bool:
-        """Is a message of the one that acts (or of the one that stands by) to be obeyed?
-
-        Around an exchange the cause decides: frames before `from_frame` are the predecessor's, later ones its
-        successor's. Messages without a cause are the acting one's.
-        """
-        if header.cause is None or (self._acting_begun and self._predecessor_over):
-            return acting
-        reached = header.cause.frame >= self._from_frame or now_ns > self._until_ns
+    def judge(self, envelope: Envelope, acting: bool, now_ns: int) -> Verdict:
+        """What becomes of a message of the one that acts, or of the one that stands by."""
+        cause = envelope.header.cause
+        if now_ns >= self._open_until_ns:
+            self._old_over = self._new_begun = True
+        if cause is None or (self._old_over and self._new_begun):
+            return "take" if acting else "keep"
+        later = cause.frame >= self._from_frame
         if acting:
-            self._acting_begun = self._acting_begun or reached
-            return self._acting_begun
-        self._predecessor_over = self._predecessor_over or reached
-        return not self._predecessor_over
+            self._new_begun = self._new_begun or later
+            return "drop" if not self._new_begun else "take" if self._old_over else "hold"
+        self._old_over = self._old_over or later
+        return "keep" if self._old_over else "take"
+
+    def hold(self, envelope: Envelope, now_ns: int) -> None:
+        """The new one's word waits for the old one's last."""
+        if not self._held:
+            self._held_ns = now_ns
+        self._held.append(envelope)
 
     def keep(self, envelope: Envelope) -> None:
         """What whom stands by has said, in case its turn comes."""
@@ -45,11 +62,22 @@ class Standby:
             self._state[envelope.topic, code] = envelope
 
     def exchange(self, from_frame: int, now_ns: int) -> list[Envelope]:
-        """The two change places; returns what the new one has said that counts already."""
-        self._from_frame, self._until_ns = from_frame, now_ns + LATE_NS
-        said = [e for e in self._recent if e.header.cause is not None and e.header.cause.frame >= from_frame]
-        out = [*self._state.values(), *said]
+        """The two change places; returns the new one's state, which counts at once."""
+        self._from_frame, self._open_until_ns = from_frame, now_ns + OPEN_NS
+        self._old_over = self._new_begun = False
+        state = list(self._state.values())
+        for said in self._recent:
+            if said.header.cause is not None and said.header.cause.frame >= from_frame:
+                self.hold(said, now_ns)
+                self._new_begun = True
         self._recent.clear()
         self._state.clear()
-        self._acting_begun, self._predecessor_over = bool(said), False
+        return state
+
+    def released(self, now_ns: int) -> list[Envelope]:
+        """What was held and may be taken now."""
+        if not self._held or (not self._old_over and now_ns < self._held_ns + PATIENCE_NS):
+            return []
+        self._old_over = True
+        out, self._held = self._held, []
         return out

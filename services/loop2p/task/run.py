@@ -182,8 +182,7 @@ class Run:
 
     def hand_over(self, swap: Swap) -> None:
         """For the successor: a task that leaves now was asked to, and its session goes on."""
-        if self.core.running:
-            self._write([swap])
+        self._write([swap])
 
     def leave(self) -> None:
         """Close the state file; unless the session has ended it stays to be taken over."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
+import msgspec
 from msgspec import Meta, Struct, structs
 
 from loop2p.protocol import (
@@ -16,6 +17,7 @@ from loop2p.protocol import (
     Accepted,
     Alarm,
     Calibration,
+    Cause,
     Clock,
     Done,
     Envelope,
@@ -106,6 +108,7 @@ class Task(Service):
         """Why a predecessor's session can't be taken over."""
         self._start_until_ns: int | None = None
         """A start waits for the other services, at most until then."""
+        self._last_cause: Cause | None = None
         self._seen_frame = -1
         self._moving_ns = 0
         """When the watchdog last saw a new frame."""
@@ -165,6 +168,7 @@ class Task(Service):
 
     def _output(self, run: Run, output: Output) -> list[Message]:
         """A control value: late ones are counted, too old ones decide nothing."""
+        self._last_cause = output.cause
         out = self._look_at_age(run, output) + run.take(output)
         if self.swaps.wishes:
             out += self._swap_now()
@@ -360,6 +364,8 @@ class Task(Service):
             swaps = self.swaps.ask(args, by, run_id, self.context.clock.now_ns())
         except SwapError as error:
             return Verdict(str(error), detail=detail)
+        if args.get("stage") == "leave":
+            self.watch.called_off(name)
         if acted is not None and self.swaps.acting(name) != acted:
             self.watch.exchange(name, heard, self.swaps.is_external(name))
         waits = name in self.swaps.wishes and self._rest_s() is None
@@ -384,10 +390,7 @@ class Task(Service):
         run_id = self.run.session.run_id if self.run is not None else ""
         for name, wish in list(self.swaps.wishes.items()):
             if wish.stage == "handover":
-                swap = self.swaps.hand_over(name)
-                if name == self.context.name and self.run is not None:
-                    self.run.hand_over(swap)
-                out.append(swap)
+                out += self._hand_over(name)
                 continue
             why = self.swaps.unfit(name, run_id, self.context.clock.now_ns())
             if why:
@@ -396,6 +399,22 @@ class Task(Service):
             else:
                 out.append(self._exchange(name, from_frame, wish.by, wish.note))
         return out
+
+    def _hand_over(self, name: str) -> list[Message]:
+        """The next trial waits until the successor is there."""
+        swap = self.swaps.hand_over(name)
+        if name != self.context.name:
+            self.watch.hand_over(name, self.context.clock.now_ns())
+            lost: list[Message] = []
+            if self.run is not None:  # at once: a trial may start with the next frame
+                for change in self.watch.check(self.context.clock.now_ns(), self.run.session.run_id):
+                    lost += self._changed(self.run, change)
+            return [*lost, swap]
+        if self.run is None or not self.run.core.running:
+            return [swap]
+        out = self._pause("task is handed over; goes on with its successor")
+        self.run.hand_over(swap)
+        return [*out, swap]
 
     def _exchange(self, name: str, from_frame: int, by: str, note: str) -> Message:
         swap, pair = self.swaps.exchange(name, from_frame, by, note), self.swaps.pairs[name]
@@ -585,6 +604,14 @@ class Task(Service):
         values["day_limit_ul"] = core.plan.day_limit_ul
         values |= {"closed_loop_elapsed_s": core.elapsed_s}
         return values | ({"threshold": core.calibration.threshold} if core.calibration is not None else {})
+
+    def snapshot(self) -> bytes:
+        """For a successor of imaging: the last frame of a session, and how long ago it came in."""
+        cause = self._last_cause
+        if cause is None or self.run is None or not self.run.is_open:
+            return b""
+        age_s = (self.context.clock.now_ns() - cause.arrival_ns) / 1e9
+        return msgspec.msgpack.encode({"frame": cause.frame, "plane": cause.plane, "age_s": age_s})
 
     def go_safe(self) -> Iterable[Message]:
         return [*(self.run.disarm() if self.run is not None else []), GREY]

@@ -9,6 +9,8 @@ from loop2p.task.barrier import Peer
 
 CLOCK_GOOD_AFTER_NS = 5_000_000_000
 """A clock that was unclear must be good for so long before a session goes on by itself: it may hover at the limit."""
+LEAVES_NS = 30_000_000_000
+"""A service that was to leave for a successor and is still there after so long stays."""
 LOST_AFTER_S = 0.5
 RECORDING_LOST_AFTER_S = 1.0
 
@@ -27,6 +29,8 @@ class Change(Struct, frozen=True):
 class _Loss(Struct):
     instance: str
     at_ns: int
+    leaves_until_ns: int = 0
+    """Until then it may still be heard, and does not count: it is about to leave for a successor."""
 
 
 class Watch:
@@ -90,6 +94,16 @@ class Watch:
         if self._known is not None and name in self.names and name not in self._lost:
             self._lost[name] = _Loss(self._known.get(name, ""), now_ns)
 
+    def hand_over(self, name: str, now_ns: int) -> None:
+        """It is about to leave for a successor: lost from now on, until that one is there."""
+        if self._known is not None and name in self.names:
+            self._lost[name] = _Loss(self._known.get(name, ""), now_ns, now_ns + LEAVES_NS)
+
+    def called_off(self, name: str) -> None:
+        """It stays after all."""
+        if name in self._lost:
+            self._lost[name].leaves_until_ns = 0
+
     def check(self, now_ns: int, run_id: str) -> list[Change]:
         """What has changed since the last call."""
         if self._known is None:
@@ -128,6 +142,8 @@ class Watch:
         beat, loss = peer.heartbeat, self._lost[name]
         news = peer.heard_ns > loss.at_ns or peer.instance != loss.instance
         if not news or peer.age_s(now_ns) > LOST_AFTER_S:
+            return False
+        if peer.instance == loss.instance and now_ns < loss.leaves_until_ns:
             return False
         if peer.instance != loss.instance and name != "recording" and not self.is_recorded(peer.instance):
             return False
