@@ -113,12 +113,14 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
         yield made
 
 
+@pytest.mark.long
 def test_what_is_there_already_is_left_alone(laboratory: Laboratory):
     recap = counts(laboratory.deploy("--version", str(laboratory.wheel)))
     assert {name: c["changed"] for name, c in recap.items()} == dict.fromkeys(HOSTS, 0)
     assert laboratory.asked_of_systemd("stimulus") == []
 
 
+@pytest.mark.long
 def test_each_machine_checks_out(laboratory: Laboratory):
     """The command that is installed there says that all that runs there can, and that the rig file is the one."""
     for name in HOSTS:
@@ -133,6 +135,7 @@ def test_each_machine_checks_out(laboratory: Laboratory):
     assert re.search(r"MISSING recording: .*No module named", told), "what is not installed is seen"
 
 
+@pytest.mark.long
 def test_each_machine_has_the_libraries_of_its_roles_alone(laboratory: Laboratory):
     stimulus, microscope, control = (laboratory.packages(n) for n in ("stimulus", "microscope", "control"))
     assert {"loop2p", "glfw", "moderngl"} <= stimulus.keys()
@@ -148,6 +151,7 @@ def test_each_machine_has_the_libraries_of_its_roles_alone(laboratory: Laborator
             assert version in lock[name], f"{name} {version} is not locked"
 
 
+@pytest.mark.long
 def test_each_secret_key_is_on_its_own_machine_and_is_its_users_alone(laboratory: Laboratory):
     hosts = {name: spec.host for name, spec in laboratory.rig.rig.services.items()} | {OPERATOR: "control"}
     for name in HOSTS:
@@ -164,6 +168,7 @@ def test_each_secret_key_is_on_its_own_machine_and_is_its_users_alone(laboratory
             assert there == (own / f"{key}.key_secret").read_text()
 
 
+@pytest.mark.long
 def test_a_key_that_does_not_belong_there_goes(laboratory: Laboratory):
     keys = "/etc/loop2p/lab/keys"
     laboratory.hosts.run("stimulus", f"cp {keys}/public/task.key {keys}/public/guest.key")
@@ -175,6 +180,7 @@ def test_a_key_that_does_not_belong_there_goes(laboratory: Laboratory):
     assert laboratory.hosts.run("stimulus", f"ls {keys}/private").split() == ["stimulus.key_secret"]
 
 
+@pytest.mark.long
 def test_the_unit_can_start_what_is_installed(laboratory: Laboratory):
     for name in HOSTS:
         told = laboratory.hosts.run(
@@ -184,6 +190,7 @@ def test_the_unit_can_start_what_is_installed(laboratory: Laboratory):
         assert told == f"LOOP2P_HOST={name}\n"
 
 
+@pytest.mark.long
 def test_services_start_as_the_user_of_the_unit_and_find_their_keys(laboratory: Laboratory):
     """`up` on the stimulus machine as the unit has it; asked from control with the operator's key, then stopped."""
     unit = (ROOT / "deploy" / "systemd" / "loop2p-up@.service").read_text()
