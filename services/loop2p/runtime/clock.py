@@ -10,6 +10,8 @@ RATE_LIMIT = 1e-3
 RATE_PRIOR = 4e-4
 """How much the rates of two clocks differ as a rule (a crystal 100 ppm, NTP 500 while it slews): what is believed until
 exchanges say better, so that the first few of them do not tilt the line."""
+HALVINGS = 28
+"""Of twice the rate limit: to 7e-12, less than 1 ns in the minute that is remembered."""
 WANDER = 15e-6
 """How fast a clock may leave the rate that was measured: the PHI of RFC 5905."""
 NOISE_NS = 20_000
@@ -25,9 +27,10 @@ class RigClock:
 
     On the reference machine the offset is 0. Elsewhere it comes from four-timestamp exchanges (RFC 5905 section 8).
     Each says for certain that the offset lies within half its round trip of what it measured. Offset and rate are the
-    weighted straight line through the last `keep`: the more an exchange took longer than the shortest, the less it
-    weighs, since half of what it took longer may all have been on one way. The bound is the best that any one of them
-    vouches for, that line's distance from it included, and grows with the time since then by what the rate may be off.
+    middle of the widest straight corridor between all that the last `keep` said (`corridor`): the quickest ways there
+    make one of its walls, the quickest ways back the other, and no exchange need have been quick both ways. The bound
+    is the best that any one of them vouches for, that line's distance from it included, and grows with the time since
+    then by what the rate may be off.
     It covers any asymmetry of the two ways, which no exchange can show.
 
     An exchange that the line contradicts says that a clock has jumped, or changed its rate (a machine slept, NTP
@@ -115,20 +118,31 @@ class RigClock:
         n = self.exchanges
         since_ns, over_ns = (self._whole_ns[:, :n] - [[at_ns], [offset_ns]]).astype(float)
         trip_ns, half_ns = self._trip_ns[:, :n]
-        longer_ns = (trip_ns - trip_ns.min()) / 2
-        least_ns = NOISE_NS + np.median(longer_ns) / 2
-        weight = least_ns / (least_ns + longer_ns) ** 3  # 1 / variance of the best; what came late weighs little
-        total = weight.sum()
-        mean_since_ns, mean_over_ns = weight @ since_ns / total, weight @ over_ns / total
-        spread_ns = since_ns - mean_since_ns
-        slope = float(weight @ (spread_ns * over_ns) / (weight @ spread_ns**2 + RATE_PRIOR**-2))
-        rate = min(max(slope, -RATE_LIMIT), RATE_LIMIT)
-        here_ns = float(mean_over_ns - rate * mean_since_ns)
+        here_ns, rate = corridor(since_ns, over_ns + trip_ns / 2, trip_ns / 2 - over_ns)
         off_by = _rate_error(since_ns, over_ns, half_ns, rate) + WANDER
         vouched_ns = half_ns + np.abs(here_ns + rate * since_ns - over_ns) - off_by * since_ns
         self.round_trip_ns = int(trip_ns.min())
         self._line = at_ns, offset_ns + round(here_ns), rate
         self._bound = at_ns, float(vouched_ns.min()), off_by
+
+
+def corridor(
+    since_ns: NDArray[np.float64], most_ns: NDArray[np.float64], least_ns: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Offset at 0 and rate of the middle of the widest straight corridor that no exchange reaches into. All (n,): each
+    exchange says that the offset is at most `most_ns` and at least -`least_ns`.
+
+    The width is concave in the rate, so halving finds where it is greatest. What made single exchanges late, on either
+    way, only keeps them off the walls.
+    """
+    low, high = -RATE_LIMIT, RATE_LIMIT
+    for _ in range(HALVINGS):
+        rate = (low + high) / 2
+        above, below = np.argmin(most_ns - rate * since_ns), np.argmin(least_ns + rate * since_ns)
+        wider_ns = since_ns[below] - since_ns[above] - NOISE_NS * rate / RATE_PRIOR**2
+        low, high = (rate, high) if wider_ns > 0 else (low, rate)
+    above_ns, below_ns = (most_ns - rate * since_ns).min(), (least_ns + rate * since_ns).min()
+    return float(above_ns - below_ns) / 2, rate
 
 
 def _rate_error(

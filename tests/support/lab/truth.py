@@ -52,7 +52,8 @@ def said(errors: Iterable[ClockError]) -> str:
         own = [e for e in errors if e.source == source]
         error, bound = np.array([e.error_us for e in own]), np.array([e.bound_us for e in own])
         p50, p99 = np.quantile(np.abs(error), [0.5, 0.99])
-        found = f"|error| p50 {p50:.1f} p99 {p99:.1f} max {np.abs(error).max():.1f} us, bound {bound.min():.0f} to"
+        found = f"|error| p50 {p50:.1f} p99 {p99:.1f} max {np.abs(error).max():.1f} us"
+        found += f" (its median {np.median(error):+.1f}), bound {bound.min():.0f} to"
         share = (np.abs(error) / bound).max()
         lines.append(f"{source}: {len(own)} readings, {found} {bound.max():.0f} us, error / bound at most {share:.2f}")
     return "\n".join(lines)
