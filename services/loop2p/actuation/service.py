@@ -365,7 +365,7 @@ class Actuation(Service):
         )
 
     def _rig_ns(self, local_ns: int) -> int:
-        return local_ns + self.clock.offset_ns
+        return self.clock.rig_ns(local_ns)
 
     # ------------------------------------------------------------ the watch
 

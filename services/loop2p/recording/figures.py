@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from loop2p.protocol import DISTAL, PROXIMAL, Done, Lick, Output, Phase, Shown, Traces
+from loop2p.recording.days import Day
 from loop2p.recording.latency import Latencies
 from loop2p.recording.run import Run
 from loop2p.recording.summary import trial_table
@@ -80,6 +82,22 @@ def _trials(run: Run) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes, n=4)
     return figure
+
+
+def learning_figure(days: Sequence[Day]) -> str:
+    """SVG of an animal's accuracy and rewards a minute, day by day; the last of `days` is the run's own."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.1))
+        shown = (
+            ("hits / (hits + misses)", BLUE, [day.accuracy for day in days], 1.0),
+            ("rewards / min", ORANGE, [day.rewards_per_min for day in days], None),
+        )
+        for axes, (name, colour, values, top) in zip(figure.subplots(1, 2), shown, strict=True):
+            axes.plot([day.day for day in days], values, "o-", color=colour, markersize=4)
+            axes.plot(days[-1].day, values[-1], "o", color=colour, markersize=9, markerfacecolor="white")
+            axes.set(xlabel="day", ylabel=name, ylim=(0, top), xlim=(0.5, max(days[-1].day, 2) + 0.5))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(figure)
 
 
 def _zoom(run: Run) -> tuple[float, float] | None:

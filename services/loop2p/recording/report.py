@@ -1,4 +1,7 @@
-"""report.html: one page about a run, for the person who ran it. Self-contained; made from the journal alone."""
+"""report.html: one page about a run, for the person who ran it. Self-contained.
+
+Made from the journal alone, but for the animal's earlier days, which are read from the run folders beside it.
+"""
 
 import os
 from pathlib import Path
@@ -7,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from loop2p.recording.figures import all_figures, missing_frames
+from loop2p.recording.days import days_of
+from loop2p.recording.figures import all_figures, learning_figure, missing_frames
 from loop2p.recording.latency import Latencies
 from loop2p.recording.run import Run
 from loop2p.recording.summary import summary_of
@@ -42,11 +46,13 @@ def report_of(run: Run) -> str:
     )  # fmt: skip
     environment.filters["ms"] = lambda value: "–" if value is None else f"{value:.2f}"
     summary = summary_of(run)
-    session = run.session
+    session, days = run.session, days_of(run.folder, summary)
     return environment.get_template("report.html.j2").render(
         s=summary,
         warnings=_warnings(summary),
         figures={name: Markup(svg) for name, svg in all_figures(run, Latencies(run)).items()},
+        days=days,
+        learning=Markup(learning_figure(days)) if len(days) > 1 else "",
         loop_names=LOOP_NAMES,
         hop_names=HOP_NAMES,
         subject=str(run.animal.get("id", run.animal.get("subject_id", run.animal.get("name", "")))),

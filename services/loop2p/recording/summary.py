@@ -68,6 +68,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "misses": misses,
         "voids": outcomes["void"],
         "unfinished": outcomes["unfinished"],
+        "loop_s": round(trials[-1]["stop_s"] - trials[0]["start_s"], 3) if trials else 0.0,
         "accuracy": round(hits / (hits + misses), 4) if hits + misses else None,
         "rewards": len(given),
         "reward_ul": round(sum(done.volume_ul for done in given), 6),
