@@ -42,6 +42,10 @@ generate: .venv/.ok ## SPEC.md and golden vectors from the code, and the Grafana
 	$(B)/python -m loop2p.protocol.generate
 	$(B)/python deploy/grafana/dashboard.py
 
+docs: .venv/.ok ## the documentation as a site
+	$(B)/sphinx-build -q -W -c docs/site . build/docs
+	@echo build/docs/docs/site/index.html
+
 lock: ## requirements.lock from pyproject.toml
 	.uv/bin/uv pip compile --universal -p 3.11 --all-extras --group dev --generate-hashes --no-header --no-annotate -q pyproject.toml -o requirements.lock
 
@@ -51,4 +55,4 @@ up: .venv/.ok ## start this machine's services of the simulated rig
 down: .venv/.ok ## stop them
 	$(B)/loop2p stop deploy/rigs/simulated.toml
 
-.PHONY: help setup run replay-real test test-long test-net check bench generate lock up down
+.PHONY: help setup run replay-real test test-long test-net check bench docs generate lock up down

@@ -5,6 +5,8 @@ import importlib
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,6 +303,30 @@ def test_paths_in_running_text_exist() -> None:
         text = page.read_text(encoding="utf-8")
         for path in re.findall(r"`((?:services|simulation|protocol|tests|deploy|docs)/[\w./-]+)`", text):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_names_in_running_text_can_be_imported() -> None:
+    """`loop2p.module:name` in backticks."""
+    found = 0
+    for page in PAGES:
+        for module, name in re.findall(r"`(loop2p\.[\w.]+):(\w+)`", page.read_text(encoding="utf-8")):
+            found += 1
+            assert hasattr(importlib.import_module(module), name), f"{page.name}: {module}:{name}"
+    assert found > 60, "the page on methods alone has more"
+
+
+# ---------------------------------------------------------------- the site
+
+
+def test_the_site_is_made_without_a_warning(tmp_path: Path) -> None:
+    site = ["-c", str(ROOT / "docs" / "site"), str(ROOT), str(tmp_path / "site")]
+    made = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "doctrees"), *site],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    for page in ("docs/site/index", "docs/methods", "protocol/SPEC", "services/loop2p/task/README"):
+        assert (tmp_path / "site" / f"{page}.html").exists()
 
 
 # ---------------------------------------------------------------- lists

@@ -88,9 +88,10 @@ def learning_figure(days: Sequence[Day]) -> str:
     """SVG of an animal's accuracy and rewards a minute, day by day; the last of `days` is the run's own."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 2.1))
+        per_min = [day.rewards_per_min for day in days]
         shown = (
-            ("hits / (hits + misses)", BLUE, [day.accuracy for day in days], 1.0),
-            ("rewards / min", ORANGE, [day.rewards_per_min for day in days], None),
+            ("hits / (hits + misses)", BLUE, [day.accuracy for day in days], 1.05),
+            ("rewards / min", ORANGE, per_min, 1.1 * float(np.nanmax([0.1, *per_min]))),
         )
         for axes, (name, colour, values, top) in zip(figure.subplots(1, 2), shown, strict=True):
             axes.plot([day.day for day in days], values, "o-", color=colour, markersize=4)
