@@ -26,7 +26,7 @@ from loop2p.protocol import (
 from loop2p.recording.latency import Latencies, quantiles
 from loop2p.recording.run import FrameTime, Run
 from loop2p.recording.summary import summarise, write_summary
-from loop2p.recording.trace import trace_frame
+from loop2p.recording.trace import trace_frame, waterfall
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +303,9 @@ def test_traces_of_odd_frames_do_no_harm(tmp_path):
     steps = trace_frame(journal(tmp_path, empty, ragged, bad), 1)
     assert [s["topic"] for s in steps] == ["frame", *["imaging.traces"] * 3]
     assert "malformed" in " ".join(s["detail"] for s in steps)
+
+
+def test_the_waterfall_has_one_bar_a_step_each_from_where_the_last_ended():
+    assert waterfall([0.0, 1.0, 3.0, 4.0], columns=8) == ["=       ", "==      ", "  ====  ", "      =="]
+    assert waterfall([-0.2, 0.0, 0.0], columns=4) == ["=   "] * 3  # two clocks: an answer before it was asked
+    assert waterfall([], columns=4) == []

@@ -40,7 +40,7 @@ def export(run: RunFolder, json: Json = False) -> None:
 
 def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index")], json: Json = False) -> None:
     """One frame's way through the rig, in ms since its last byte was in; +- where the stamps are two machines'."""
-    from loop2p.recording.trace import trace_frame
+    from loop2p.recording.trace import trace_frame, waterfall
 
     steps = trace_frame(folder_of(run), frame)
     if not steps:
@@ -48,11 +48,11 @@ def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index
     if json:
         print_json(steps)
     else:
-        for step in steps:
+        for step, bar in zip(steps, waterfall([step["ms"] for step in steps]), strict=True):
             bound_ms = step["bound_ms"]
             within = "+- ?" if bound_ms is None else f"+- {bound_ms:.3f}" if bound_ms else ""
             out.print(
-                f"{step['ms']:9.3f} ms {within:9} {step['source']:10} {step['topic']:20} {step['detail']}",
+                f"{step['ms']:9.3f} ms {within:9} |{bar}| {step['source']:10} {step['topic']:20} {step['detail']}",
                 markup=False,
                 soft_wrap=True,
             )

@@ -87,6 +87,17 @@ def trace_frame(run_folder: Path, frame: int) -> list[dict[str, Any]]:
     ]
 
 
+def waterfall(steps_ms: list[float], columns: int = 32) -> list[str]:
+    """A bar for each step, from the step before it to itself, all on one scale that ends with the last."""
+    whole = max([*steps_ms, 1e-6])
+    bars = []
+    for before, at in zip([0.0, *steps_ms], steps_ms, strict=False):
+        start = min(int(columns * max(before, 0.0) / whole), columns - 1)
+        length = max(round(columns * at / whole) - start, 1)
+        bars.append(" " * start + "=" * length)
+    return [f"{bar:{columns}}" for bar in bars]
+
+
 def _bound_ms(bounds: ClockBounds, step: _Step, arrival_ns: int) -> float | None:
     """The frame's arrival was stamped by imaging."""
     if step.source in ("microscope", "imaging"):
