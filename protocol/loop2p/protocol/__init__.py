@@ -1,7 +1,7 @@
 """The contract between services: messages, topics, wire format, rig file. Imports nothing of ours."""
 
 from loop2p.protocol import control
-from loop2p.protocol.arrays import F32, I32, f32, from_f32, from_i32, i32
+from loop2p.protocol.arrays import F32, F64, I32, I64, f32, f64, from_f32, from_f64, from_i32, from_i64, i32, i64
 from loop2p.protocol.messages import (
     DISTAL,
     MESSAGES,
@@ -16,6 +16,7 @@ from loop2p.protocol.messages import (
     Command,
     Done,
     Endpoints,
+    External,
     Fault,
     Heartbeat,
     Lick,
@@ -31,6 +32,7 @@ from loop2p.protocol.messages import (
     RequestLog,
     RewardCommand,
     Rois,
+    Screen,
     Selection,
     Session,
     Show,
@@ -57,11 +59,12 @@ from loop2p.protocol.tomlfile import FileError, convert, parse_toml, read_toml
 from loop2p.protocol.wire import Envelope, Header, WireError, decode_body, open_parts, seal
 
 __all__ = [
-    "DISTAL", "F32", "I32", "MESSAGES", "PROTOCOL", "PROXIMAL", "ROLES",
-    "Accepted", "Alarm", "Audit", "Calibration", "Cause", "Clock", "Command", "Done", "Endpoints", "Envelope",
-    "Fault", "FileError", "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase",
-    "PhaseName", "PlaneRois", "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois",
+    "DISTAL", "F32", "F64", "I32", "I64", "MESSAGES", "PROTOCOL", "PROXIMAL", "ROLES", "Accepted", "Alarm", "Audit",
+    "Calibration", "Cause", "Clock", "Command", "Done", "Endpoints", "Envelope", "External", "Fault", "FileError",
+    "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase", "PhaseName",
+    "PlaneRois", "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois", "Screen",
     "Selection", "ServiceSpec", "Session", "Show", "Shown", "SideProcess", "Stall", "Swap", "TopicAudit", "Traces",
-    "Trial", "Wheel", "WireError", "control", "convert", "decode_body", "f32", "from_f32", "from_i32", "i32",
-    "open_parts", "parse_microscope", "parse_rig", "parse_toml", "read_rig", "read_toml", "seal",
+    "Trial", "Wheel", "WireError", "control", "convert", "decode_body", "f32", "f64", "from_f32", "from_f64",
+    "from_i32", "from_i64", "i32", "i64", "open_parts", "parse_microscope", "parse_rig", "parse_toml", "read_rig",
+    "read_toml", "seal",
 ]  # fmt: skip

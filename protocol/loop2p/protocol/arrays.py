@@ -15,9 +15,13 @@ F32 = Annotated[bytes, Meta(extra={"dtype": "<f4"}, extra_json_schema={"x-dtype"
 """float32, little-endian, C order."""
 I32 = Annotated[bytes, Meta(extra={"dtype": "<i4"}, extra_json_schema={"x-dtype": "<i4"})]
 """int32, little-endian, C order."""
+F64 = Annotated[bytes, Meta(extra={"dtype": "<f8"}, extra_json_schema={"x-dtype": "<f8"})]
+"""float64, little-endian, C order."""
+I64 = Annotated[bytes, Meta(extra={"dtype": "<i8"}, extra_json_schema={"x-dtype": "<i8"})]
+"""int64, little-endian, C order."""
 
 
-_F4, _I4 = np.dtype("<f4"), np.dtype("<i4")
+_F4, _I4, _F8, _I8 = (np.dtype(name) for name in ("<f4", "<i4", "<f8", "<i8"))
 
 
 def f32(values: ArrayLike) -> bytes:
@@ -30,6 +34,16 @@ def i32(values: ArrayLike) -> bytes:
     return np.ascontiguousarray(values, dtype=_I4).tobytes()
 
 
+def f64(values: ArrayLike) -> bytes:
+    """Pack numbers as little-endian float64."""
+    return np.ascontiguousarray(values, dtype=_F8).tobytes()
+
+
+def i64(values: ArrayLike) -> bytes:
+    """Pack numbers as little-endian int64."""
+    return np.ascontiguousarray(values, dtype=_I8).tobytes()
+
+
 def from_f32(data: bytes) -> NDArray[np.float32]:
     """Read a packed float32 array, (n,). Raises ValueError if the bytes are no whole number of elements."""
     return np.frombuffer(data, dtype=_F4)
@@ -38,6 +52,16 @@ def from_f32(data: bytes) -> NDArray[np.float32]:
 def from_i32(data: bytes) -> NDArray[np.int32]:
     """Read a packed int32 array, (n,). Raises ValueError if the bytes are no whole number of elements."""
     return np.frombuffer(data, dtype=_I4)
+
+
+def from_f64(data: bytes) -> NDArray[np.float64]:
+    """Read a packed float64 array, (n,). Raises ValueError if the bytes are no whole number of elements."""
+    return np.frombuffer(data, dtype=_F8)
+
+
+def from_i64(data: bytes) -> NDArray[np.int64]:
+    """Read a packed int64 array, (n,). Raises ValueError if the bytes are no whole number of elements."""
+    return np.frombuffer(data, dtype=_I8)
 
 
 def broken_array(struct: Struct) -> str:

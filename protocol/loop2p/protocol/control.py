@@ -43,7 +43,7 @@ class Stop(_Control, frozen=True, tag="stop"):
 
 
 class Ask(_Control, frozen=True, tag="ask"):
-    """start, pause, resume, stop, abort, free_reward, note, lost, swap or status; text and options in `args`."""
+    """start, pause, resume, stop, abort, free_reward, note, lost, swap, status or check; text and options in `args`."""
 
     kind: str
     """What is asked."""

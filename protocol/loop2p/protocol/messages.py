@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from loop2p.protocol.arrays import F32, I32
+from loop2p.protocol.arrays import F32, F64, I32, I64
 
 PROTOCOL = 1
 """The protocol number. It stands here and nowhere else; see SPEC.md for when it grows."""
@@ -211,6 +211,8 @@ class Session(Message, frozen=True, kw_only=True, tag="session"):
     """ISO 8601 wall time at `anchor_ns`."""
     anchor_ns: int = 0
     """Rig clock at `wall_time`."""
+    day_limit_ul: float | None = None
+    """The animal's ration of the day: no free reward beyond it. None: not told."""
 
 
 class Selection(Message, frozen=True, kw_only=True, tag="selection"):
@@ -398,6 +400,37 @@ class Shown(Message, frozen=True, kw_only=True, tag="shown"):
     """Commands since the last picture that a newer one overtook before they could be drawn."""
     patch: bool = False
     """Level of the photodiode patch after this flip."""
+    show_seq: int = -1
+    """Sequence number of the task.show that this is; -1: the service's own grey (start, stop, task not heard)."""
+    overtaken: list[int] = []
+    """Sequence numbers of the superseded ones, in the order they came; of very many the last 1000."""
+
+
+class Screen(Message, frozen=True, kw_only=True, tag="screen"):
+    """Where pictures are put and how they look there. From stimulus, at start, state."""
+
+    topic: ClassVar[str] = "stimulus.screen"
+    state: ClassVar[bool] = True
+    renderer: str
+    """What draws, in words."""
+    display: bool
+    """False: nobody sees the pictures (see alarm "no-display")."""
+    width_px: Count
+    """Of the picture."""
+    height_px: Count
+    """Of the picture."""
+    refresh_hz: float
+    """As measured where a monitor paces the pictures, else as asked for."""
+    vsync: bool
+    """True: a monitor's refresh paces the pictures; False: a clock does."""
+    cycles_per_width: float
+    """Spatial frequency of the grating, cycles a picture width."""
+    cycles_per_degree: float | None = None
+    """The same in the middle of the screen as the eye sees it; None where the rig file has no width of the monitor."""
+    drift_hz: float = 0.0
+    """Temporal frequency of the grating, cycles a second; 0: it stands still."""
+    gamma: str = ""
+    """How luminance becomes drive levels, in words."""
 
 
 # ---------------------------------------------------------------- actuation
@@ -530,6 +563,37 @@ class Clock(Message, frozen=True, kw_only=True, tag="clock"):
 
 
 # ---------------------------------------------------------------- recording
+
+
+class External(Message, frozen=True, kw_only=True, tag="external"):
+    """Samples that another program measured, on the rig clock. From recording, which a companion hands them to.
+
+    Numbers stand in `values`, texts in `texts`; one of the two is empty. No samples at all: the stream was lost.
+    """
+
+    topic: ClassVar[str] = "recording.external"
+    stream: str
+    """What the rig file calls the stream."""
+    source: str = ""
+    """Where it comes from, as it says itself: name, type, source, host."""
+    rate_hz: float = 0.0
+    """As the stream says; 0: irregular."""
+    channels: list[str] = []
+    """(n_channels,) names."""
+    units: list[str] = []
+    """(n_channels,) units, as the stream says; empty where it does not."""
+    t_ns: I64 = b""
+    """(n,) rig clock of each sample."""
+    bound_ns: Count = 0
+    """Each true time lies within +- this of t_ns, so far as clocks can be compared."""
+    values: F64 = b""
+    """(n, n_channels) numbers. Of integers beyond 2^53 the last digits are lost."""
+    texts: list[str] = []
+    """(n * n_channels,) texts, sample by sample."""
+    lost: Count = 0
+    """Samples known to be lost before the first of these."""
+    gap: str = ""
+    """Why samples are missing before the first of these, or from now on where there are none; empty: none is."""
 
 
 class TopicAudit(Struct, frozen=True):

@@ -26,6 +26,10 @@ ROLES = {
 """role -> the class that fills it unless the rig file names another."""
 
 
+REALTIME_MAX = 49
+"""Highest real-time priority: below 50, which Linux gives to its interrupt threads."""
+
+
 class Microscope(Struct, frozen=True, forbid_unknown_fields=True):
     """Geometry and rate of the imaging stream. Defaults: docs/experiment.md section 1."""
 
@@ -53,6 +57,8 @@ class ServiceSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """host:port of the Prometheus endpoint; empty for none."""
     host: str = "local"
     class_: str = field(name="class", default="")
+    realtime_priority: Annotated[int, Meta(ge=0, le=REALTIME_MAX)] = 0
+    """Real-time priority to ask the system for at start, never required; 0: none (docs/how-to/realtime.md)."""
     external: bool = False
     """A peer started by somebody else: it publishes its topic and heartbeats, no more is expected of it."""
     options: dict[str, Any] = {}

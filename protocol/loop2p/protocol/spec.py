@@ -156,7 +156,7 @@ def _type(hint: Any) -> str:
     """A type in words of MessagePack."""
     dtype = arrays.array_dtype(hint)
     if dtype:
-        return f"bin: {'float' if 'f' in dtype else 'int'}32, little-endian"
+        return f"bin: {'float' if 'f' in dtype else 'int'}{8 * int(dtype[2:])}, little-endian"
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         limits = [f" >= {m.ge}" for m in args[1:] if isinstance(m, Meta) and m.ge is not None]

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct, structs
 
 from loop2p.protocol import control
-from loop2p.protocol.arrays import array_dtype, f32, i32
+from loop2p.protocol.arrays import array_dtype, f32, f64, i32, i64
 from loop2p.protocol.messages import MESSAGES, PROTOCOL, Message
 from loop2p.protocol.wire import Header
 
@@ -24,6 +24,9 @@ BUFFERS: dict[str, tuple[bytes, ...]] = {
     "imaging.rois": (f32(range(6)),),
 }
 """Pixels of the full examples, 2 x 3."""
+
+ARRAYS = {"<f4": f32([0.5, 100, -1.25]), "<f8": f64([0.5, -1.25]), "<i4": i32([1]), "<i8": i64([1_234_567_890_123])}
+"""Element type -> values of an array."""
 
 
 def example(kind: type[Struct], full: bool) -> Any:
@@ -44,7 +47,7 @@ def _value(name: str, hint: Any, default: Any = NODEFAULT) -> Any:
     if name in FIXED:
         return FIXED[name]
     if array_dtype(hint):
-        return f32([0.5, 100, -1.25]) if array_dtype(hint) == "<f4" else i32([1])
+        return ARRAYS[array_dtype(hint)]
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _value(name, args[0])

@@ -18,6 +18,7 @@ from pynwb.file import Subject
 
 from loop2p.protocol import Phase
 from loop2p.recording.nwb_behaviour import add_behaviour
+from loop2p.recording.nwb_external import add_external
 from loop2p.recording.nwb_imaging import add_imaging
 from loop2p.recording.nwb_parts import plain
 from loop2p.recording.run import Run
@@ -80,6 +81,7 @@ def build(run: Run) -> NWBFile:
     )
     add_imaging(nwb, run, animal)
     add_behaviour(nwb, run)
+    add_external(nwb, run)
     return nwb
 
 

@@ -5,7 +5,7 @@ from hdmf.common import DynamicTable, VectorData
 from pynwb import NWBFile, TimeSeries
 from pynwb.epoch import TimeIntervals
 
-from loop2p.protocol import Calibration, Done, Lick, OptoCommand, Output, Phase, RewardCommand, Shown, Wheel
+from loop2p.protocol import Calibration, Done, Lick, OptoCommand, Output, Phase, RewardCommand, Screen, Shown, Wheel
 from loop2p.recording.latency import Latencies
 from loop2p.recording.nwb_parts import add_events, behavior, intervals, module, or_nan, packed, plain, timing
 from loop2p.recording.run import Run
@@ -113,6 +113,7 @@ def _add_stimulus(nwb: NWBFile, run: Run) -> None:
     keep = [(float(t), m) for t, m in zip(times, shown, strict=True) if t >= 0]
     if not keep:
         return
+    screens = dict.fromkeys(_about_screen(m) for m in run.of(Screen))
     nwb.add_stimulus(
         TimeSeries(
             name="ShownAngle",
@@ -120,6 +121,7 @@ def _add_stimulus(nwb: NWBFile, run: Run) -> None:
                 "Angle of the grating from each flip on: 0 vertical bars, 90 horizontal (target), counter-clockwise as "
                 "seen; NaN where no grating was shown. The flip is when the swap returned, not light onset."
             ),
+            comments=plain("; then: ".join(screens) or "the screen was not described"),
             data=packed(np.array([np.nan if m.angle_deg is None else m.angle_deg for _, m in keep])),
             unit="degrees",
             continuity="step",
@@ -139,6 +141,18 @@ def _add_stimulus(nwb: NWBFile, run: Run) -> None:
                 "angle_deg": ("angle of the grating, NaN if none", [or_nan(m.angle_deg) for _, m in keep]),
             },
         )
+    )
+
+
+def _about_screen(screen: Screen) -> str:
+    """Where the pictures were put and how they looked there."""
+    degrees = screen.cycles_per_degree
+    return (
+        f"{screen.renderer}; {screen.width_px} x {screen.height_px} px; {screen.refresh_hz:.2f} Hz, paced by "
+        f"{'the monitor' if screen.vsync else 'a clock'}; {screen.cycles_per_width:g} cycles a screen width, "
+        f"{'unknown' if degrees is None else f'{degrees:.4f}'} cycles per degree in its middle; "
+        f"{f'drifting at {screen.drift_hz:g} Hz' if screen.drift_hz else 'not drifting'}; luminance {screen.gamma}"
+        f"{'' if screen.display else '; NO DISPLAY: nobody saw it'}"
     )
 
 

@@ -12,9 +12,23 @@ from typing import Any, ClassVar, Self
 
 from msgspec import Struct, structs
 
-from loop2p.protocol import MESSAGES, Alarm, Audit, Envelope, Message, Phase, Session, Swap, WireError, seal
+from loop2p.protocol import (
+    MESSAGES,
+    Alarm,
+    Audit,
+    Envelope,
+    External,
+    Message,
+    Phase,
+    Session,
+    Swap,
+    WireError,
+    control,
+    seal,
+)
 from loop2p.protocol.rig import PositiveInt
 from loop2p.recording.core import NOT_RECORDED, Auditor
+from loop2p.recording.external import KINDS, Intake
 from loop2p.recording.journal import CAN_WAIT, File, JournalWriter, Recorded, open_segment, read_journal, segments
 from loop2p.runtime import Context, Service
 
@@ -34,6 +48,8 @@ class RecordingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """Record preview images too."""
     hold_mb: PositiveInt = 64
     """How much waits in memory while the disk takes nothing; beyond it messages are lost, and counted."""
+    companions: tuple[str, ...] = ()
+    """Those which hand in streams of other programs, and without which no session starts."""
 
 
 class Recording(Service):
@@ -41,7 +57,7 @@ class Recording(Service):
 
     Options: ClassVar[type[Struct]] = RecordingOptions
     subscribes = tuple(MESSAGES.values())
-    publishes = (Alarm, Audit)
+    publishes = (Alarm, Audit, External)
 
     def __init__(
         self,
@@ -59,6 +75,7 @@ class Recording(Service):
         self._phase = "idle"
         self._ended_ns: int | None = None
         self._journal: JournalWriter | None = None
+        self._intake = Intake(options.companions, context.clock.now_ns())
         self._auditor = Auditor(context.name, self._excluded)
         self._earlier: Iterator[Recorded] = iter(())
         self._segments = 1
@@ -104,6 +121,8 @@ class Recording(Service):
         if now >= self._look_ns + LOOK_NS:
             self._look(now)
             yield from self._alarm()
+            for alarm in self._intake.alarms(now):
+                yield self._own(alarm)
         self._read_back(READ_BACK)
         if self._ended_ns is not None and now >= self._ended_ns + LINGER_NS:
             yield from self._finish()
@@ -111,6 +130,20 @@ class Recording(Service):
     def close(self) -> Iterable[Message]:
         """The audit, which is also the journal's last message."""
         yield from self._finish()
+
+    def answer(self, ask: control.Ask) -> tuple[control.Answer, Iterable[Message]]:
+        """Take what a companion hands in (external.py). What there is no room for is refused, and may come again."""
+        if ask.kind not in KINDS:
+            return super().answer(ask)
+        found = self._intake.judge(ask, self.context.clock.now_ns())
+        if isinstance(found, str):
+            return control.Answer(False, found), ()
+        if found is None:
+            return control.Answer(True), ()
+        if self._journal is not None and self._journal.pending_bytes >= self.options.hold_mb * 1_000_000:
+            return control.Answer(False, f"{self._disk_trouble() or 'the disk is slow'}; hand it in again"), ()
+        self._intake.took(ask, found)
+        return control.Answer(True), [self._own(found)]
 
     # ------------------------------------------------------------ what the runtime asks
 
@@ -122,6 +155,8 @@ class Recording(Service):
                 f"{rules.folder}: {self._free / 1e9:.1f} GB free, expected {rules.free_gb:g}; make room or lower "
                 f"data.free_gb in the rig file"
             )
+        if self._phase not in IN_SESSION:
+            why += self._intake.why_not_ready(self.context.clock.now_ns())
         if trouble := self._disk_trouble():
             why.append(trouble)
         if self._journal is None:
@@ -129,7 +164,7 @@ class Recording(Service):
         return why
 
     def counters(self) -> dict[str, int]:
-        return {"messages_written": self._written, "messages_unwritten": self._unwritten}
+        return {"messages_written": self._written, "messages_unwritten": self._unwritten, **self._intake.counters()}
 
     def gauges(self) -> dict[str, float]:
         waiting = self._journal.pending_bytes if self._journal is not None else 0
