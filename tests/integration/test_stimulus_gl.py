@@ -4,8 +4,6 @@ No monitor is here, so nothing is said about refresh or light: only that the rig
 """
 
 import logging
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +18,8 @@ from needs import lacking
 from numpy.typing import NDArray
 from rigs import rig_text
 
-from loop2p.protocol import Alarm, Cause, Fault, Heartbeat, Message, Show, Shown, open_parts, parse_rig, seal
+from loop2p.cli.benchmarks.xserver import virtual_screen
+from loop2p.protocol import Alarm, Cause, Fault, Heartbeat, Message, Screen, Show, Shown, open_parts, parse_rig, seal
 from loop2p.runtime import RigClock
 from loop2p.stimulus import Look, picture
 from loop2p.stimulus.core import DisplayError, Renderer, UnavailableError
@@ -90,27 +89,14 @@ def test_two_off_screen_contexts_do_not_draw_into_each_other(headless):
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A virtual X server on a display number of its own choice; DISPLAY says which."""
-    if not sys.platform.startswith("linux") or shutil.which("Xvfb") is None:
-        lacking("no Xvfb here (Debian: apt-get install xvfb libgl1-mesa-dri)")
-    read_end, write_end = os.pipe()
-    server = subprocess.Popen(
-        # -noreset: else it starts anew, deaf for a moment, whenever its last client leaves
-        ["Xvfb", "-displayfd", str(write_end), "-screen", "0", f"{WIDTH}x{HEIGHT}x24", "-nolisten", "tcp", "-noreset"],
-        pass_fds=[write_end],
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(write_end)
-    with os.fdopen(read_end) as pipe:
-        number = pipe.readline().strip()  # written when the server takes clients; empty if it died
     try:
-        assert number, f"Xvfb ended with {server.wait()}"
-        monkeypatch.setenv("DISPLAY", f":{number}")
-        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-        monkeypatch.delenv("XDG_SESSION_TYPE", raising=False)
-        yield f":{number}"
-    finally:
-        server.terminate()
-        server.wait()
+        with virtual_screen(WIDTH, HEIGHT) as name:
+            monkeypatch.setenv("DISPLAY", name)
+            monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+            monkeypatch.delenv("XDG_SESSION_TYPE", raising=False)
+            yield name
+    except RuntimeError as error:
+        lacking(str(error))
 
 
 @pytest.fixture
@@ -203,7 +189,7 @@ def test_every_picture_and_every_patch_level_reported_is_seen_by_another_client(
         while (due := stimulus.due_ns()) is not None:
             time.sleep(max(0, due - time.perf_counter_ns()) / 1e9)
             for message in stimulus.read():
-                if isinstance(message, Alarm):
+                if isinstance(message, Alarm | Screen):
                     continue
                 assert isinstance(message, Shown)
                 shown.append(message)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from loop2p.protocol import Show
 from loop2p.stimulus import Look, cycles_per_degree, picture
-from loop2p.stimulus.core import DisplayError, Frames, choose_pacing, gamma_table
+from loop2p.stimulus.core import DisplayError, Frames, choose_pacing, describe_gamma, gamma_table
 
 WIDTH, HEIGHT = 320, 200
 PLAIN = Look(patch_px=0)
@@ -113,7 +113,72 @@ def test_gamma_makes_luminance_linear_again():
 def test_a_gamma_table_is_looked_up_between_its_entries():
     table = [min(1.0, i / 127.5) for i in range(256)]  # twice as bright
     assert picture(8, 8, Show(what="grey"), look=Look(gamma=table, patch_px=0))[0, 0] == 255
-    np.testing.assert_array_equal(gamma_table(1.0), np.linspace(0, 1, 256))
+    np.testing.assert_array_equal(gamma_table(Look()), np.linspace(0, 1, 256))
+
+
+MONITORS = {
+    "power law": lambda drive: 120 * drive**2.2,
+    "bright black": lambda drive: 0.6 + 180 * drive**2.4,
+    "no power law": lambda drive: 0.3 + 90 * (0.9 * drive**2.5 + 0.1 * drive),
+    "offset": lambda drive: 100 * (0.03 + 0.97 * drive) ** 2.35,
+}
+
+
+@pytest.mark.parametrize("name", MONITORS)
+@pytest.mark.parametrize("n", [5, 9, 17])
+def test_luminance_measured_at_a_few_levels_makes_the_monitor_linear(name, n):
+    monitor, levels = MONITORS[name], np.linspace(0, 255, n).round()
+    points = [(float(level), float(monitor(level / 255))) for level in levels]
+    seen = monitor(gamma_table(Look(gamma_points=points[::-1])))  # in any order
+    even = np.linspace(monitor(0.0), monitor(1.0), 256)
+    worst = abs(seen - even).max() / (monitor(1.0) - monitor(0.0))
+    assert worst < {5: 0.02, 9: 0.006, 17: 0.003}[n]
+
+
+def test_which_gamma_it_is_stands_in_words():
+    assert describe_gamma(Look()) == "linear: no correction, for the monitor's luminance was not measured"
+    assert describe_gamma(Look(gamma=1.0)) == "linear: no correction"
+    assert describe_gamma(Look(gamma=2.2)) == "corrected for a monitor of exponent 2.2"
+    assert describe_gamma(Look(gamma_points=[(0, 0.1), (128, 20), (255, 90)])) == (
+        "corrected by luminance measured at 3 levels"
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([(0, 0.1), (255, 90)], "levels 0, 255, expected at least 3"),
+        ([(1, 0.1), (128, 20), (255, 90)], "levels 1, 128, 255, expected"),
+        ([(0, 0.1), (128, 20), (128, 20), (255, 90)], "each once"),
+        ([(0, 0.1), (128, 95), (255, 90)], "expected them to rise"),
+        ([(0, 0.1), (128, math.nan), (255, 90)], "expected them to rise"),
+        ([], "expected at least 3"),
+    ],
+)
+def test_luminances_that_no_monitor_has_are_refused(points, said):
+    with pytest.raises(ValueError, match=said):
+        Look(gamma_points=points)
+
+
+def test_gamma_is_given_once():
+    with pytest.raises(ValueError, match="both gamma and gamma_points"):
+        Look(gamma=2.2, gamma_points=[(0, 0.1), (128, 20), (255, 90)])
+
+
+@pytest.mark.parametrize(("angle", "axis"), [(0.0, 1), (90.0, 0)])
+def test_a_drift_moves_the_bars_to_the_right_or_up_and_a_whole_cycle_changes_nothing(angle, axis):
+    flat = Look(sigma_widths=1000, patch_px=0)
+    still = picture(240, 240, Show(what="grating", angle_deg=angle), look=flat).astype(int)
+    quarter = picture(240, 240, Show(what="grating", angle_deg=angle), look=flat, cycles=0.25).astype(int)
+    moved = np.roll(still, 10 if axis == 1 else -10, axis)  # a quarter of 40 px; up is towards row 0
+    assert abs(quarter - moved).max() <= 1
+    whole = picture(240, 240, Show(what="grating", angle_deg=angle), look=flat, cycles=3.0).astype(int)
+    assert abs(whole - still).max() <= 1
+
+
+def test_a_drift_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="drift_hz nan"):
+        Look(drift_hz=math.nan)
 
 
 @pytest.mark.parametrize(

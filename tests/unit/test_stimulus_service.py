@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop2p.protocol import Alarm, Cause, FileError, Heartbeat, Show, Shown, parse_rig, seal
+from loop2p.protocol import Alarm, Cause, FileError, Heartbeat, Screen, Show, Shown, parse_rig, seal
 from loop2p.runtime import Context, LocalBus, RigClock
 from loop2p.stimulus import Look, Newest, picture
 from loop2p.stimulus.core import DisplayError, UnavailableError
@@ -144,15 +144,40 @@ def test_a_show_that_is_sent_again_after_a_restart_is_drawn():
     np.testing.assert_array_equal(rig.renderer.pixels(), picture(*SIZE, show, rig.shown[-1].patch, LOOK))
 
 
-def test_there_and_back_within_a_frame_flips_nothing_and_the_next_picture_accounts_for_it():
+def test_there_and_back_within_a_frame_is_a_picture_of_its_own_that_accounts_for_the_one_it_overtook():
     rig = Rig().settle()
     rig.show("grating", 15.0)
     rig.show("grey")
     rig.frames(2)
-    assert len(rig.shown) == 1
-    rig.show("black")
+    assert [(s.what, s.show_seq, s.overtaken) for s in rig.shown] == [("grey", -1, []), ("grey", 1, [0])]
+
+
+def test_each_overtaken_command_is_named_by_the_picture_that_overtook_it():
+    rig = Rig().settle()
+    for angle in (15.0, 30.0, 45.0):
+        rig.show("grating", angle)
     rig.frames(1)
-    assert (rig.shown[-1].what, rig.shown[-1].superseded) == ("black", 1)
+    rig.show("grating", 60.0)
+    rig.frames(1)
+    assert [(s.show_seq, s.overtaken, s.superseded) for s in rig.shown[1:]] == [(2, [0, 1], 2), (3, [], 0)]
+
+
+def test_a_stop_names_what_it_overtook_and_is_nobodys_command():
+    rig = Rig().settle()
+    rig.show("grating", 15.0)
+    rig.frames(1)
+    rig.show("grating", 30.0)
+    (grey,) = rig.stimulus.go_safe()
+    assert isinstance(grey, Shown)
+    assert (grey.what, grey.show_seq, grey.overtaken) == ("grey", -1, [1])
+
+
+def test_of_a_flood_the_last_thousand_are_named_and_all_are_counted():
+    newest = Newest()
+    for seq in range(5000):
+        newest.ask(Show(what="grating", angle_deg=float(seq)), seq)
+    count, overtaken = newest.drew()
+    assert (count, overtaken, newest.seq) == (4999, list(range(3999, 4999)), 4999)
 
 
 pictures = st.one_of(
@@ -179,6 +204,14 @@ def test_nothing_is_lost_or_unaccounted_for(schedule):
     if schedule:
         last = schedule[-1][0]
         np.testing.assert_array_equal(rig.renderer.pixels(), picture(*SIZE, last, rig.shown[-1].patch, LOOK))
+    drawn = {s.show_seq for s in rig.shown if s.show_seq >= 0}
+    named = [k for s in rig.shown for k in s.overtaken]
+    assert len(named) == len(set(named)) == counts["superseded"]
+    assert drawn.isdisjoint(named)
+    assert all(k < s.show_seq for s in rig.shown for k in s.overtaken), "by a later one"
+    asked = [Show(what="grey"), *(show for show, _ in schedule)]
+    changes = {k for k, (a, b) in enumerate(pairwise(asked)) if (a.what, a.angle_deg) != (b.what, b.angle_deg)}
+    assert drawn | set(named) == changes, "each command for another picture is shown or named"
     flips = [s.flip_ns for s in rig.shown]
     assert all(b - a >= PERIOD_NS for a, b in pairwise(flips[1:])), "one flip a frame at most"
     assert [s.patch for s in rig.shown] == [k % 2 == 0 for k in range(len(rig.shown))]
@@ -193,9 +226,9 @@ class Monitor(SoftwareRenderer):
         self.rig, self.phase_ns = rig, phase_ns
         super().__init__(*SIZE, 60.0, LOOK, rig.now_ns)
 
-    def draw(self, show: Show, patch: bool) -> int:
+    def draw(self, show: Show, patch: bool, cycles: float = 0.0) -> int:
         self.rig.now += PERIOD_NS - (self.rig.now - self.phase_ns) % PERIOD_NS
-        return super().draw(show, patch)
+        return super().draw(show, patch, cycles)
 
 
 def test_with_vertical_sync_a_newer_show_is_taken_until_just_before_the_refresh():
@@ -215,6 +248,45 @@ def test_with_vertical_sync_a_newer_show_is_taken_until_just_before_the_refresh(
     rig.show("grating", 30.0)
     rig.until(refresh + 1)
     assert (rig.shown[-1].angle_deg, rig.shown[-1].superseded, rig.shown[-1].flip_ns) == (30.0, 1, refresh)
+
+
+class Strip(SoftwareRenderer):
+    """Keeps how far each grating had drifted when it was drawn."""
+
+    def __init__(self, rig: "Rig") -> None:
+        self.drawn: list[tuple[str, float, bool]] = []
+        super().__init__(*SIZE, 60.0, LOOK, rig.now_ns)
+
+    def draw(self, show: Show, patch: bool, cycles: float = 0.0) -> int:
+        self.drawn.append((show.what, cycles, patch))
+        return super().draw(show, patch, cycles)
+
+
+def test_a_grating_that_drifts_is_drawn_at_every_frame_and_reported_once():
+    rig = Rig()
+    rig.renderer = strip = Strip(rig)
+    rig.stimulus = Stimulus(strip, rig.clock, LOG, now_ns=rig.now_ns, drift_hz=2.0)
+    rig.bus = LocalBus(rig.stimulus)
+    rig.settle()
+    strip.drawn.clear()
+    rig.show("grating", 15.0)
+    rig.frames(31)
+    assert [s.what for s in rig.shown] == ["grey", "grating"]
+    cycles = [c for _, c, _ in strip.drawn]
+    np.testing.assert_allclose(cycles, 2.0 / 60 * np.arange(len(cycles)), atol=1e-6)
+    assert len(cycles) in (30, 31)
+    assert len({patch for _, _, patch in strip.drawn}) == 1, "the patch turns with the picture, not with the phase"
+    rig.show("grating", 30.0)
+    rig.frames(1)
+    assert strip.drawn[-1][1] == pytest.approx(2.0 / 60 * (len(strip.drawn) - 1), abs=1e-6), "it goes on where it was"
+    rig.show("grey")
+    rig.frames(1)
+    n = len(strip.drawn)
+    rig.frames(10)
+    assert len(strip.drawn) == n, "grey does not move"
+    rig.show("grating", 30.0)
+    rig.frames(1)
+    assert strip.drawn[-1][1] == 0.0, "each run of gratings begins at phase 0"
 
 
 def test_drawing_what_nobody_asked_for_is_a_bug():
@@ -357,6 +429,18 @@ def test_without_a_display_there_is_an_alarm_a_gauge_and_a_warning(caplog):
     assert [r.levelname for r in caplog.records if "no picture" in r.message] == ["WARNING"]
     assert "0.0403 cycles per degree" in caplog.text
     assert stimulus.why_not_ready() == []
+
+
+def test_where_pictures_are_put_and_how_they_look_is_told_for_the_record():
+    stimulus = build("simulated = true", monitor_width_cm=52.0, distance_cm=25.0, gamma=2.2, refresh_hz=120.0)
+    (screen,) = [m for m in stimulus.read() if isinstance(m, Screen)]
+    assert (screen.display, screen.vsync, screen.refresh_hz) == (False, False, 120.0)
+    assert (screen.width_px, screen.height_px, screen.renderer) == (64, 48, "software (64 x 48)")
+    assert screen.cycles_per_degree == pytest.approx(6 / 52 * 25 * math.radians(1))
+    assert screen.gamma == "corrected for a monitor of exponent 2.2"
+    (screen,) = [m for m in build("simulated = true").read() if isinstance(m, Screen)]
+    assert screen.cycles_per_degree is None
+    assert screen.gamma.startswith("linear")
 
 
 def test_with_a_display_the_alarm_is_off():

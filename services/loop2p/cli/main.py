@@ -84,8 +84,9 @@ def print_json(value: object) -> None:
 def main() -> None:
     """Entry point: the commands live in the modules imported here."""
     from loop2p.cli import align, analyse, bench, cohort, conform, day1, deploy, keys, operate, records, run, swap
+    from loop2p.cli import screen as stimulus_screen
 
-    for module in (run, operate, swap, conform, keys, deploy, records, day1, cohort, analyse, align):
+    for module in (run, operate, swap, conform, keys, deploy, records, day1, cohort, analyse, align, stimulus_screen):
         module.register(app)
     app.add_typer(bench.app, name="bench")
     app()

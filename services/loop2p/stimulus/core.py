@@ -1,12 +1,13 @@
 """What the animal sees, as a function; when it is drawn; and what becomes of each thing asked for.
 
-Formula: `0.5 + 0.5 c exp(-r^2 / 2 s^2) cos(2 pi k / W (x cos t + y sin t))`, W the screen's width, s = W/8, k = 6
-cycles a width, c = 1 (docs/experiment.md 2.7). The origin is the middle of the screen, x points right and **y up**, so
-t = 0 gives vertical bars and a positive t turns them counter-clockwise as the viewer sees them. An image's rows
-count downwards: y = H/2 - (row + 0.5). The grating does not drift.
+Formula: `0.5 + 0.5 c exp(-r^2 / 2 s^2) cos(2 pi (k / W (x cos t + y sin t) - f time))`, W the screen's width, s = W/8,
+k = 6 cycles a width, c = 1 (docs/experiment.md 2.7). The origin is the middle of the screen, x points right, **y up**,
+so t = 0 gives vertical bars and a positive t turns them counter-clockwise as the viewer sees them. An image's rows
+count downwards: y = H/2 - (row + 0.5). f = 0: the grating does not drift, as in the experiment.
 """
 
 import math
+from collections import deque
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from loop2p.protocol import Show
+from loop2p.stimulus.gamma import exponent_table, given_table, measured_table
 
 GREY = Show(what="grey")
 """The safe picture: the grating's own mean."""
@@ -31,26 +33,36 @@ class Look(Struct, frozen=True):
     contrast: Annotated[float, Meta(ge=0, le=1)] = 1.0
     patch_px: Annotated[int, Meta(ge=0)] = 64
     """Edge of the photodiode patch in the lower right corner; 0 for none."""
-    gamma: float | list[float] = 1.0
-    """The monitor's exponent, or 256 drive levels (0 to 1) for luminance 0/255 to 255/255."""
+    gamma: float | list[float] | None = None
+    """The monitor's exponent, or 256 drive levels (0 to 1) for luminance 0/255 to 255/255. None: as if linear."""
+    gamma_points: list[tuple[float, float]] | None = None
+    """Instead of `gamma`: what was measured, [[drive level 0 to 255, luminance], ...]."""
+    drift_hz: float = 0.0
+    """Temporal frequency, cycles a second, towards the right at 0 deg and upwards at 90 deg; 0: it stands still."""
 
     def __post_init__(self) -> None:
-        gamma_table(self.gamma)
+        gamma_table(self)
+        if not math.isfinite(self.drift_hz):
+            raise ValueError(f"found drift_hz {self.drift_hz}, expected a finite number of cycles a second")
 
 
-def picture(width: int, height: int, show: Show, patch: bool = False, look: Look | None = None) -> NDArray[np.uint8]:
+def picture(
+    width: int, height: int, show: Show, patch: bool = False, look: Look | None = None, cycles: float = 0.0
+) -> NDArray[np.uint8]:
     """The reference image of a Show, (height, width), 8-bit drive levels, row 0 on top.
 
-    The patch is 255 or 0 whatever the gamma. Raises ValueError for a grating without a finite angle.
+    `cycles`: how far a grating has drifted. The patch is 255 or 0 whatever the gamma.
+    Raises ValueError for a grating without a finite angle.
     """
     look = look or Look()
     angle = math.radians(angle_deg(show))
     x = np.arange(width) + 0.5 - width / 2
     y = (height / 2 - (np.arange(height) + 0.5))[:, None]
     window = np.exp(-(x**2 + y**2) / (2 * (look.sigma_widths * width) ** 2))
-    bars = np.cos(2 * math.pi * look.cycles_per_width / width * (x * math.cos(angle) + y * math.sin(angle)))
+    across = look.cycles_per_width / width * (x * math.cos(angle) + y * math.sin(angle))
+    bars = np.cos(2 * math.pi * (across - cycles))
     luminance = MEAN[show.what] + 0.5 * contrast(show, look) * window * bars
-    drive = np.interp(luminance * 255, np.arange(256), gamma_table(look.gamma))
+    drive = np.interp(luminance * 255, np.arange(256), gamma_table(look))
     image = np.floor(drive * 255 + 0.5).astype(np.uint8)  # round half up, as the shader does
     paint_patch(image, patch, look)
     return image
@@ -76,23 +88,26 @@ def angle_deg(show: Show) -> float:
     return show.angle_deg
 
 
-def gamma_table(gamma: float | list[float]) -> NDArray[np.float64]:
-    """(256,) drive levels for luminance i/255: the monitor's response undone.
+def gamma_table(look: Look) -> NDArray[np.float64]:
+    """(256,) drive levels for luminance i/255: the monitor's response undone. Raises ValueError: found, expected."""
+    if look.gamma_points is not None:
+        if look.gamma is not None:
+            raise ValueError("found both gamma and gamma_points, expected one of them")
+        return measured_table(look.gamma_points)
+    if isinstance(look.gamma, list):
+        return given_table(look.gamma)
+    return exponent_table(1.0 if look.gamma is None else look.gamma)
 
-    Between entries the drive level is interpolated. Raises ValueError: found, expected.
-    """
-    if isinstance(gamma, float | int):
-        if not (math.isfinite(gamma) and gamma > 0):
-            raise ValueError(f"found gamma {gamma}, expected an exponent above 0, such as 2.2")
-        return np.linspace(0, 1, 256) ** (1 / gamma)
-    table = np.asarray(gamma, np.float64)
-    if table.shape != (256,):
-        raise ValueError(f"found a gamma table of {table.size} values, expected 256, one for each luminance i/255")
-    if not (np.isfinite(table).all() and table.min() >= 0 and table.max() <= 1 and (np.diff(table) >= 0).all()):
-        raise ValueError(
-            "found a gamma table that leaves 0 to 1 or falls, expected 256 rising drive levels from 0 to 1"
-        )
-    return table
+
+def describe_gamma(look: Look) -> str:
+    """How luminance becomes drive levels, in words for log and record."""
+    if look.gamma_points is not None:
+        return f"corrected by luminance measured at {len(look.gamma_points)} levels"
+    if isinstance(look.gamma, list):
+        return "corrected by a table of 256 levels"
+    if look.gamma is not None and look.gamma != 1:
+        return f"corrected for a monitor of exponent {look.gamma:g}"
+    return "linear: no correction" + ("" if look.gamma else ", for the monitor's luminance was not measured")
 
 
 def cycles_per_degree(look: Look, width_cm: float, distance_cm: float) -> float:
@@ -110,9 +125,16 @@ class Renderer(Protocol):
     vsync: bool
     """True where `draw` returns at the monitor's refresh, so that its stamps tell when refreshes are."""
     refresh_hz: float
+    size: tuple[int, int]
+    """(width, height), px."""
 
-    def draw(self, show: Show, patch: bool) -> int:
-        """Draw now; returns time.perf_counter_ns when the swap was done (not light onset)."""
+    def draw(self, show: Show, patch: bool, cycles: float = 0.0) -> int:
+        """Draw now, a grating that has drifted by `cycles`; returns time.perf_counter_ns when the swap was done
+        (not light onset)."""
+        ...
+
+    def put(self, image: NDArray[np.uint8]) -> int:
+        """Put an image up as it is, (height, width) drive levels, row 0 on top: test pictures, measuring luminance."""
         ...
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -185,42 +207,49 @@ class Frames:
 
 
 class Newest:
-    """Newest wins. Of all that is asked for, each is drawn, superseded, a repeat, or still waiting:
+    """Newest wins. Each thing asked for is drawn, superseded, a repeat of the one before it, or still waiting:
 
     asked == drawn + superseded + repeated + (1 if waiting else 0)
     """
+
+    NAMED = 1000
+    """Of very many that are superseded between two pictures only the last are named, so that memory stays bounded."""
 
     def __init__(self) -> None:
         self.shown: Show | None = None
         """What is on the screen; None before the first picture."""
         self.waiting: Show | None = None
         """What is to be drawn at the next frame."""
+        self.seq = -1
+        """Sequence number of the task.show that waits, or is shown where none waits; -1 for the service's own."""
         self.asked = self.drawn = self.superseded = self.repeated = 0
-        self._since_drawn = 0
+        self._count = 0
+        self._overtaken: deque[int] = deque(maxlen=self.NAMED)
 
-    def ask(self, show: Show) -> None:
+    def ask(self, show: Show, seq: int = -1) -> None:
         """This is wanted now, whatever was wanted before."""
         self.asked += 1
-        if self.waiting is not None and same(self.waiting, show):
+        wanted = self.waiting or self.shown
+        if wanted is not None and same(wanted, show):
             self.repeated += 1
             return
         if self.waiting is not None:
             self.superseded += 1
-            self._since_drawn += 1
-            self.waiting = None
-        if self.shown is not None and same(self.shown, show):
-            self.repeated += 1  # there already: nothing to draw
-        else:
-            self.waiting = show
+            self._count += 1
+            self._overtaken.append(self.seq)
+        self.waiting, self.seq = show, seq
 
-    def drew(self) -> int:
-        """What was waiting is on the screen; returns how many were superseded since the picture before."""
+    def drew(self) -> tuple[int, list[int]]:
+        """What was waiting is on the screen; returns how many were superseded since the picture before, and their
+        sequence numbers."""
         if self.waiting is None:
             raise RuntimeError("a picture was drawn although none was waiting")
         self.shown, self.waiting = self.waiting, None
         self.drawn += 1
-        superseded, self._since_drawn = self._since_drawn, 0
-        return superseded
+        count, overtaken = self._count, list(self._overtaken)
+        self._count = 0
+        self._overtaken.clear()
+        return count, overtaken
 
 
 def same(a: Show, b: Show) -> bool:

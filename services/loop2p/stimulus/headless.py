@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from loop2p.protocol import Show
 from loop2p.stimulus.core import GREY, Look, UnavailableError
-from loop2p.stimulus.shader import GratingShader, read_red
+from loop2p.stimulus.shader import GratingShader, read_red, render_image
 
 
 class HeadlessRenderer:
@@ -26,16 +26,23 @@ class HeadlessRenderer:
         except Exception as error:  # glcontext raises bare Exception
             raise UnavailableError(f"no off-screen OpenGL 3.3: {error}") from None
         self.name = f"headless ({width} x {height}, {self._context.info['GL_RENDERER']})"
-        self.refresh_hz = refresh_hz
+        self.refresh_hz, self.size = refresh_hz, (width, height)
         with self._context:
             self._target = self._context.framebuffer([self._context.texture((width, height), 4)])
             self._shader = GratingShader(self._context, width, height, look)
         self.draw(GREY, False)
 
-    def draw(self, show: Show, patch: bool) -> int:
+    def draw(self, show: Show, patch: bool, cycles: float = 0.0) -> int:
         with self._context:
             self._target.use()
-            self._shader.render(show, patch)
+            self._shader.render(show, patch, cycles)
+            self._context.finish()
+            return time.perf_counter_ns()
+
+    def put(self, image: NDArray[np.uint8]) -> int:
+        with self._context:
+            self._target.use()
+            render_image(self._context, image)
             self._context.finish()
             return time.perf_counter_ns()
 

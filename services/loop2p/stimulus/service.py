@@ -7,9 +7,19 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from msgspec import Meta
 
-from loop2p.protocol import Alarm, Envelope, Header, Heartbeat, Message, Show, Shown
+from loop2p.protocol import Alarm, Envelope, Header, Heartbeat, Message, Screen, Show, Shown
 from loop2p.runtime import Context, Input, RigClock, Service
-from loop2p.stimulus.core import GREY, Frames, Look, Newest, Renderer, UnavailableError, angle_deg, cycles_per_degree
+from loop2p.stimulus.core import (
+    GREY,
+    Frames,
+    Look,
+    Newest,
+    Renderer,
+    UnavailableError,
+    angle_deg,
+    cycles_per_degree,
+    describe_gamma,
+)
 
 TASK_LOSS_S = 1.0
 """Grey when the task has not been heard for so long: a wrong angle must not stay."""
@@ -41,12 +51,13 @@ class Stimulus(Service):
     """Puts the newest Show on the screen at the next frame and says when it was there.
 
     A Show is only stored when it comes; it is drawn through the service's Input, which is due just before the
-    screen's next refresh, so that a newer one may overtake it. Nothing is drawn while nothing changes.
+    screen's next refresh, so that a newer one may overtake it. Nothing is drawn while nothing changes, unless the
+    grating drifts: then it is drawn at every refresh, and only a new picture is reported and turns the patch.
     """
 
     Options = StimulusOptions
     subscribes: ClassVar[tuple[type[Message], ...]] = (Show, Heartbeat)
-    publishes: ClassVar[tuple[type[Message], ...]] = (Shown, Alarm)
+    publishes: ClassVar[tuple[type[Message], ...]] = (Shown, Screen, Alarm)
 
     def __init__(
         self,
@@ -57,8 +68,13 @@ class Stimulus(Service):
         no_display: str = "",
         display_needed: bool = False,
         now_ns: Callable[[], int] = time.perf_counter_ns,
+        drift_hz: float = 0.0,
+        screen: Screen | None = None,
     ) -> None:
-        """`no_display`: why nobody sees the pictures, empty if somebody does. `display_needed`: not ready then."""
+        """`no_display`: why nobody sees the pictures, empty if somebody does. `display_needed`: not ready then.
+
+        `screen`: for the record, where pictures are put and how they look there.
+        """
         self.renderer, self.clock, self.log, self.now_ns = renderer, clock, log, now_ns
         self.no_display, self.display_needed = no_display, display_needed
         self.newest = Newest()
@@ -66,12 +82,15 @@ class Stimulus(Service):
         self._frames = Frames(renderer.refresh_hz, now_ns(), round(lead_ms * 1e6) if renderer.vsync else 0)
         self._due_ns: int | None = None
         self._patch = False
-        self._last: tuple[Show, str] | None = None  # what the task wants, and which instance of it said so
+        self._drift_hz = drift_hz
+        self._since_ns = 0  # when the grating that drifts came up
+        self._last: tuple[Show, int, str] | None = None  # what the task wants, its number, which instance said so
         self._task_heard_ns: int | None = None
         self._task_lost = False
-        self._alarm: Alarm | None = Alarm(
+        alarm = Alarm(
             code="no-display", active=bool(no_display), detail=no_display or f"pictures are shown: {renderer.name}"
         )
+        self._tell: list[Message] = [alarm, screen] if screen else [alarm]
         self._ask(GREY)
 
     @classmethod
@@ -88,13 +107,15 @@ class Stimulus(Service):
             renderer.refresh_hz,
             "monitor" if renderer.vsync else "clock",
         )
-        log.info("grating: %s", describe_grating(options))
+        log.info("grating: %s; luminance %s", describe_grating(options), describe_gamma(options))
         no_display = "" if renderer.is_display else why_no_display(renderer, options.renderer, failed)
         if no_display:
             log.warning("%s", no_display)
         real = not (rig.simulated or rig.standins)
         needed = real and options.renderer in ("auto", "window")
-        return cls(renderer, context.clock, log, options.lead_ms, no_display, needed)
+        screen = describe_screen(renderer, options)
+        drift = options.drift_hz
+        return cls(renderer, context.clock, log, options.lead_ms, no_display, needed, drift_hz=drift, screen=screen)
 
     # ------------------------------------------------------------ what is wanted
 
@@ -106,23 +127,23 @@ class Stimulus(Service):
             return ()
         message = envelope.message
         if isinstance(message, Show):
-            self._take(message, header.instance)
+            self._take(message, header.seq, header.instance)
         return ()
 
     def handle(self, message: Message) -> Iterable[Message]:
         if isinstance(message, Show):
-            self._take(message, "")
+            self._take(message, -1, "")
         return ()
 
-    def _take(self, show: Show, instance: str) -> None:
+    def _take(self, show: Show, seq: int, instance: str) -> None:
         try:
             angle_deg(show)
         except ValueError as error:
             self.rejected += 1
             self.log.warning("task.show, frame %s: %s; grey instead", show.cause and show.cause.frame, error)
             show = Show(cause=show.cause, what="grey")  # safer than the angle before, which is no longer wanted
-        self._last = show, instance
-        self._ask(show)
+        self._last = show, seq, instance
+        self._ask(show, seq)
 
     def _hear_task(self, header: Header) -> None:
         """Counts from when it was sent: over a slow link heartbeats are as regular as ever, and old."""
@@ -131,8 +152,8 @@ class Stimulus(Service):
         if self._task_lost and late_ns <= TASK_LOSS_S * 1e9:
             self._task_lost = False
             self.log.warning("the task is heard again (instance %s)", header.instance)
-            if self._last is not None and self._last[1] == header.instance:  # what a dead task wanted is void
-                self._ask(self._last[0])
+            if self._last is not None and self._last[2] == header.instance:  # what a dead task wanted is void
+                self._ask(*self._last[:2])
 
     def tick(self) -> Iterable[Message]:
         self.renderer.poll()
@@ -144,12 +165,19 @@ class Stimulus(Service):
             self._ask(GREY)
         return ()
 
-    def _ask(self, show: Show) -> None:
-        self.newest.ask(show)
-        if self.newest.waiting is None:
-            self._due_ns = None
-        elif self._due_ns is None:
+    def _ask(self, show: Show, seq: int = -1) -> None:
+        self.newest.ask(show, seq)
+        self._plan()
+
+    def _plan(self) -> None:
+        """When to draw next, if at all."""
+        if self._due_ns is None and (self.newest.waiting is not None or self._drifts):
             self._due_ns = self._frames.next_ns(self.now_ns())
+
+    @property
+    def _drifts(self) -> bool:
+        """Is there a grating on the screen that moves?"""
+        return bool(self._drift_hz) and self.newest.shown is not None and self.newest.shown.what == "grating"
 
     # ------------------------------------------------------------ drawing: the service is its own Input
 
@@ -160,29 +188,46 @@ class Stimulus(Service):
         return -1
 
     def due_ns(self) -> int | None:
-        return 0 if self._alarm else self._due_ns
+        return 0 if self._tell else self._due_ns
 
     def read(self) -> Iterable[Message]:
-        """Draw what is waiting."""
-        if self._alarm:
-            alarm, self._alarm = self._alarm, None
-            yield alarm
+        """Draw what is waiting; without it, the next phase of a grating that drifts."""
+        tell, self._tell = self._tell, []
+        yield from tell
+        if self._due_ns is None or self.now_ns() < self._due_ns:
+            return
         if self.newest.waiting is not None:
             yield self._draw(self.newest.waiting)
+        elif self._drifts and self.newest.shown is not None:
+            self._flip(self.newest.shown, self._patch)
+        self._plan()
 
-    def _draw(self, show: Show) -> Shown:
+    def _flip(self, show: Show, patch: bool) -> int:
+        """Draw it as it is at the time when drawing begins; returns when the swap was done."""
         self._due_ns = None
-        flip_ns = self.renderer.draw(show, not self._patch)
-        self._patch = not self._patch
+        drift_s = (self.now_ns() - self._since_ns) / 1e9 if self._drifts else 0.0
+        flip_ns = self.renderer.draw(show, patch, self._drift_hz * drift_s)
         if self.renderer.vsync:
             self._frames.anchor(flip_ns)
+        return flip_ns
+
+    def _draw(self, show: Show) -> Shown:
+        seq = self.newest.seq
+        moved = self._drifts
+        flip_ns = self._flip(show, not self._patch)
+        self._patch = not self._patch
+        superseded, overtaken = self.newest.drew()
+        if not moved:
+            self._since_ns = flip_ns  # a grating after a grating goes on where it was, any other begins at phase 0
         return Shown(
             cause=show.cause,
             what=show.what,
             angle_deg=show.angle_deg if show.what == "grating" else None,
             flip_ns=flip_ns + self.clock.offset_ns,
-            superseded=self.newest.drew(),
+            superseded=superseded,
             patch=self._patch,
+            show_seq=seq,
+            overtaken=overtaken,
         )
 
     # ------------------------------------------------------------ state of the service
@@ -264,9 +309,28 @@ def _software(options: StimulusOptions) -> Renderer:
     return SoftwareRenderer(options.width_px, options.height_px, options.refresh_hz, options)
 
 
+def describe_screen(renderer: Renderer, options: StimulusOptions) -> Screen:
+    """For the record."""
+    width, height = renderer.size
+    cm = options.monitor_width_cm
+    return Screen(
+        renderer=renderer.name,
+        display=renderer.is_display,
+        width_px=width,
+        height_px=height,
+        refresh_hz=renderer.refresh_hz,
+        vsync=renderer.vsync,
+        cycles_per_width=options.cycles_per_width,
+        cycles_per_degree=None if cm is None else cycles_per_degree(options, cm, options.distance_cm),
+        drift_hz=options.drift_hz,
+        gamma=describe_gamma(options),
+    )
+
+
 def describe_grating(options: StimulusOptions) -> str:
     """Spatial frequency, in words for the log."""
     text = f"{options.cycles_per_width:g} cycles a screen width"
+    text += f", drifting at {options.drift_hz:g} Hz" if options.drift_hz else ", standing still"
     if options.monitor_width_cm is None:
         return f"{text}; cycles per degree unknown until options.monitor_width_cm is set"
     frequency = cycles_per_degree(options, options.monitor_width_cm, options.distance_cm)

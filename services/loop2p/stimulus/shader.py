@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from loop2p.protocol import Show
 from loop2p.stimulus.core import MEAN, Look, angle_deg, contrast, gamma_table
+from loop2p.stimulus.gamma import LEVELS
 
 GL_DITHER = 0x0BD0
 
@@ -19,7 +20,6 @@ void main() {  // one triangle that covers the screen
 """
 
 FRAGMENT = """
-#version 330 core
 uniform vec2 size_px;
 uniform float patch_px;
 uniform float patch_level;   // 0 or 1
@@ -27,6 +27,7 @@ uniform float mean;
 uniform float contrast;
 uniform float sigma_px;
 uniform vec2 wave;           // radians a pixel, x right, y up
+uniform float phase;         // radians that the grating has drifted by
 uniform sampler2D gamma;     // (256, 1) drive levels
 out vec4 colour;
 
@@ -37,11 +38,14 @@ void main() {
     }
     vec2 p = gl_FragCoord.xy - 0.5 * size_px;   // pixel centres lie at +0.5; y points up
     float window = exp(-dot(p, p) / (2.0 * sigma_px * sigma_px));
-    float luminance = clamp(mean + 0.5 * contrast * window * cos(dot(wave, p)), 0.0, 1.0);
+    float luminance = clamp(mean + 0.5 * contrast * window * cos(dot(wave, p) - phase), 0.0, 1.0);
+    float drive = luminance;
+#ifdef CORRECTED
     float entry = min(floor(luminance * 255.0), 254.0);
     float low = texelFetch(gamma, ivec2(int(entry), 0), 0).r;
     float high = texelFetch(gamma, ivec2(int(entry) + 1, 0), 0).r;
-    float drive = mix(low, high, luminance * 255.0 - entry);
+    drive = mix(low, high, luminance * 255.0 - entry);
+#endif
     colour = vec4(vec3(floor(drive * 255.0 + 0.5) / 255.0), 1.0);
 }
 """
@@ -53,19 +57,18 @@ class GratingShader:
     def __init__(self, context: Any, width: int, height: int, look: Look) -> None:
         self.context, self.width, self.look = context, width, look
         context.disable_direct(GL_DITHER)  # dithering would blur the exact levels
-        self._program = context.program(vertex_shader=VERTEX, fragment_shader=FRAGMENT)
+        table = gamma_table(look)
+        corrected = not np.array_equal(table, np.linspace(0, 1, LEVELS))
+        head = "#version 330 core\n" + ("#define CORRECTED\n" if corrected else "")
+        self._program = context.program(vertex_shader=VERTEX, fragment_shader=head + FRAGMENT)
         self._triangle = context.vertex_array(self._program, [])
-        table = gamma_table(look.gamma).astype("f4")
-        self._gamma = context.texture((256, 1), 1, table.tobytes(), dtype="f4")
-        self._set(
-            size_px=(width, height),
-            patch_px=look.patch_px,
-            sigma_px=look.sigma_widths * width,
-            gamma=0,
-        )
+        self._gamma = context.texture((LEVELS, 1), 1, table.astype("f4").tobytes(), dtype="f4")
+        if corrected:  # else the look-up is left out: it takes a third of the time where a processor does the drawing
+            self._set(gamma=0)
+        self._set(size_px=(width, height), patch_px=look.patch_px, sigma_px=look.sigma_widths * width)
 
-    def render(self, show: Show, patch: bool) -> None:
-        """Raises ValueError for a grating without a finite angle."""
+    def render(self, show: Show, patch: bool, cycles: float = 0.0) -> None:
+        """`cycles`: how far a grating has drifted. Raises ValueError for a grating without a finite angle."""
         angle = math.radians(angle_deg(show))
         k = 2 * math.pi * self.look.cycles_per_width / self.width
         self._set(
@@ -73,6 +76,7 @@ class GratingShader:
             mean=MEAN[show.what],
             contrast=contrast(show, self.look),
             wave=(k * math.cos(angle), k * math.sin(angle)),
+            phase=2 * math.pi * (cycles % 1.0),
         )
         self._gamma.use(0)
         self._triangle.render(self.context.TRIANGLES, vertices=3)
@@ -84,6 +88,31 @@ class GratingShader:
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             self._program[name].value = value
+
+
+IMAGE = """
+#version 330 core
+uniform sampler2D image;     // one texel a pixel, row 0 on top
+out vec4 colour;
+
+void main() {
+    ivec2 size = textureSize(image, 0);
+    float level = texelFetch(image, ivec2(int(gl_FragCoord.x), size.y - 1 - int(gl_FragCoord.y)), 0).r;
+    colour = vec4(vec3(level), 1.0);
+}
+"""
+
+
+def render_image(context: Any, image: NDArray[np.uint8]) -> None:
+    """Draw an image, (height, width) drive levels, pixel by pixel into the framebuffer that is bound."""
+    height, width = image.shape
+    texture = context.texture((width, height), 1, np.ascontiguousarray(image).tobytes(), alignment=1)
+    program = context.program(vertex_shader=VERTEX, fragment_shader=IMAGE)
+    triangle = context.vertex_array(program, [])
+    texture.use(0)
+    triangle.render(context.TRIANGLES, vertices=3)
+    for item in (triangle, program, texture):
+        item.release()
 
 
 def read_red(framebuffer: Any) -> NDArray[np.uint8]:

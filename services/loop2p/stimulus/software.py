@@ -22,21 +22,26 @@ class SoftwareRenderer:
     ) -> None:
         self.name = f"software ({width} x {height})"
         self.refresh_hz, self._look, self._now_ns = refresh_hz, look, now_ns
+        self.size = (width, height)
         self._image = np.zeros((height, width), np.uint8)
 
         @lru_cache(maxsize=32)
-        def render(what: str, angle: float | None) -> NDArray[np.uint8]:
-            return picture(width, height, Show(what=what, angle_deg=angle), False, look)  # type: ignore[arg-type]
+        def render(what: str, angle: float | None, cycles: float) -> NDArray[np.uint8]:
+            return picture(width, height, Show(what=what, angle_deg=angle), False, look, cycles)  # type: ignore[arg-type]
 
         self._render = render
         for angle in range(0, 91, 15):  # now, so that no picture of the task is late for being the first of its kind
-            render("grating", float(angle))
+            render("grating", float(angle), 0.0)
         self.draw(Show(what="black"), False)
         self.draw(GREY, False)
 
-    def draw(self, show: Show, patch: bool) -> int:
-        self._image[:] = self._render(show.what, show.angle_deg)
+    def draw(self, show: Show, patch: bool, cycles: float = 0.0) -> int:
+        self._image[:] = self._render(show.what, show.angle_deg, cycles if show.what == "grating" else 0.0)
         paint_patch(self._image, patch, self._look)
+        return self._now_ns()
+
+    def put(self, image: NDArray[np.uint8]) -> int:
+        self._image[:] = image
         return self._now_ns()
 
     def pixels(self) -> NDArray[np.uint8]:

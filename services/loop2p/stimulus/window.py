@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from loop2p.protocol import Show
 from loop2p.stimulus.core import GREY, DisplayError, Look, Pacing, UnavailableError, choose_pacing
-from loop2p.stimulus.shader import GratingShader, read_red
+from loop2p.stimulus.shader import GratingShader, read_red, render_image
 
 SETTLE_FLIPS, MEASURED_FLIPS = 10, 40
 """Flips at start: some until the driver's queue is steady, then those whose median interval is the refresh."""
@@ -102,8 +102,15 @@ class WindowRenderer:
         self.measured_hz = 1e9 / float(np.median(np.diff(flips[SETTLE_FLIPS:])))
         return choose_pacing(expected_hz, self.monitor_hz, self.measured_hz, any_refresh)
 
-    def draw(self, show: Show, patch: bool) -> int:
-        self._last = show, patch
+    def draw(self, show: Show, patch: bool, cycles: float = 0.0) -> int:
+        self._last: tuple[Show, bool, float] | NDArray[np.uint8] = (show, patch, cycles)
+        return self._flip()
+
+    def put(self, image: NDArray[np.uint8]) -> int:
+        self._last = image
+        return self._flip()
+
+    def _flip(self) -> int:
         self._render()
         glfw.swap_buffers(self._window)
         self._context.finish()  # with vertical sync this returns at the refresh
@@ -111,7 +118,10 @@ class WindowRenderer:
 
     def _render(self) -> None:
         self._context.screen.use()
-        self._shader.render(*self._last)
+        if isinstance(self._last, np.ndarray):
+            render_image(self._context, self._last)
+        else:
+            self._shader.render(*self._last)
 
     def pixels(self) -> NDArray[np.uint8]:
         self._render()  # after a swap the back buffer is undefined
@@ -124,7 +134,7 @@ class WindowRenderer:
             raise DisplayError("the stimulus screen is gone: check its cable and power, then resume the session")
         if self._damaged:
             self._damaged = False
-            self.draw(*self._last)
+            self._flip()
 
     def _damage(self, _window: Any) -> None:
         """Something covered the window and went away: the picture must be drawn again."""
