@@ -305,6 +305,39 @@ def test_a_start_that_waits_too_long_is_refused_with_a_line_for_each_lack(bench:
     bench.start(run_id="run-2")
 
 
+def test_what_a_start_would_lack_is_told_without_one_and_leaves_no_trace(bench: Bench):
+    bench.silent, bench.starting = {"stimulus"}, {"actuation"}
+    bench.wait(0.1)
+    before = len(bench.runs)
+    told = bench.ask("check")
+    assert not told.accepted
+    assert told.reason.split("\n") == [
+        "stimulus.absent: stimulus on local: no heartbeat so far, expected 20 a second of protocol 1: run `loop2p up` "
+        "there, or `loop2p serve stimulus`",
+        "actuation.not-ready: actuation on local: not yet",
+    ]
+    bench.silent, bench.starting = set(), set()
+    bench.wait(0.1)
+    assert bench.ask("check") == control.Answer(True, "")
+    assert not of(RequestLog, bench.runs[before:])
+
+
+def test_check_in_a_session_tells_what_that_session_lacks(bench: Bench):
+    bench.silent = {"imaging"}
+    bench.wait(0.1)
+    bench.ask("start", task=FIXED, run_id="run-1", overrides="actuation.not-ready")
+    bench.starting = {"actuation"}
+    bench.wait(0.1)
+    assert [line.partition(":")[0] for line in bench.ask("check").reason.split("\n")] == ["imaging.absent"]
+    bench.ask("abort")
+
+
+def test_the_session_tells_the_days_ration(bench: Bench):
+    bench.ask("start", task=FIXED + "[reward]\nday_limit_ul = 900\n", run_id="run-1")
+    assert bench.state(Session).day_limit_ul == 900
+    bench.ask("abort")
+
+
 def test_a_start_is_called_off_by_stop(bench: Bench):
     bench.silent = {"imaging"}
     bench.ask("start", task=FIXED, run_id="run-1")

@@ -17,7 +17,9 @@ PLACES = {"imaging": "microscope", "microscope": "microscope", "stimulus": "stim
 def three_hosts(folder: Path, more_hosts: Mapping[str, str] = {}) -> RigFile:
     """Writes lab.toml into a folder `rig`, and beside it the files that it names."""
     lines, host = [], ""
-    for line in (RIGS / "simulated.toml").read_text(encoding="utf-8").splitlines():
+    alone = (RIGS / "simulated.toml").read_text(encoding="utf-8")
+    alone = re.sub(r"(?ms)^\[companions\..*?(?=^\[standins\.)", "", alone)  # they are for the one PC
+    for line in alone.splitlines():
         section = re.match(r"\[(services|standins)\.(\w+)\]", line)
         if section:
             host = PLACES.get(section[2], "control")

@@ -117,6 +117,8 @@ def test_a_page_of_another_make_is_no_crash(line: str) -> None:
 
 
 def test_rows_say_who_is_there_and_what_is_known_of_each(rig: RigFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = re.sub(r"(\[services\.(imaging|task)\])", r"\1\nrealtime_priority = 10", rig.text)
+    rig = parse_rig(asking, "rig.toml")
     heard = {"decoding": {"published": 7, "gaps": 1, "rejected": 0, "clock_bound_ms": 0.5, "heartbeat_age_s": 9.0}}
     monkeypatch.setattr(status, "scrape", lambda _: {"task": page_of(metrics_of_task())})
     monkeypatch.setattr(status, "listen", lambda _rig, names, _keys: {n: heard.get(n, {}) for n in names})
@@ -139,6 +141,7 @@ def test_rows_say_who_is_there_and_what_is_known_of_each(rig: RigFile, monkeypat
         "task local ready 0.200 - 0.040 1000 1 3 1",
         "decoding local starting 0.500 0.04 - - 7 1 0",
         "decoding: no selection",
+        "real-time priority: imaging not known, task 0 (asked for 10)",
         "task from decoding 1000 ",
     ):
         assert any(line.startswith(start) for line in lines), text.getvalue()

@@ -55,6 +55,7 @@ def test_a_good_file_is_read() -> None:
     assert (rig.name, rig.simulated, rig.microscope.height, rig.microscope.width) == ("bench", True, 256, 796)
     assert rig.microscope.plane_rate_hz == 15.46
     assert set(rig.services) == set(ROLES)
+    assert {spec.realtime_priority for spec in rig.services.values()} == {0}, "not asked for unless the file says so"
 
 
 IMAGING = '[services.imaging]\npublish = "tcp://127.0.0.1:5500"'
@@ -94,6 +95,8 @@ IMAGING = '[services.imaging]\npublish = "tcp://127.0.0.1:5500"'
         ("tcp://127.0.0.1:5511", "tcp://127.0.0.1:5500", 0, "services.decoding.bulk", "is already services.imaging"),
         (IMAGING, f'{IMAGING}\nclass = "Mine"', 2, "services.imaging.class", "found 'Mine', expected 'package."),
         (IMAGING, f'{IMAGING}\nmetrics = "9100"', 2, "services.imaging.metrics", "found '9100', expected host:port"),
+        (IMAGING, f"{IMAGING}\nrealtime_priority = 50", 2, "services.imaging.realtime_priority", "<= 49, found 50"),
+        (IMAGING, f"{IMAGING}\nrealtime_priority = -1", 2, "services.imaging.realtime_priority", ">= 0, found -1"),
         ("loop2p.simulation.mouse:Mouse", "mouse", 0, "standins.mouse.run", "found 'mouse', expected 'package."),
     ],
 )  # fmt: skip

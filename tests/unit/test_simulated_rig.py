@@ -16,6 +16,11 @@ def test_it_says_that_it_is_simulated() -> None:
     assert RIG.rig.simulated
 
 
+def test_the_loop_asks_for_real_time_and_recording_does_not() -> None:
+    asked = {name for name, spec in RIG.rig.services.items() if spec.realtime_priority}
+    assert asked == RIG.rig.services.keys() - {"recording"}
+
+
 def test_all_endpoints_are_on_this_machine_and_differ() -> None:
     found = [e for s in RIG.rig.services.values() for e in (s.publish, s.bulk, s.control, f"tcp://{s.metrics}")]
     standin = RIG.rig.standins["controller"].options

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from loop2p.cli.main import EXIT_REFUSED, err, out
+from loop2p.cli.main import EXIT_REFUSED, err, fail, out
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -222,6 +222,140 @@ def swap(
     finish("swap", result, targets, json, check)
 
 
+@app.command()
+def stimulus(
+    json: JsonFile = None,
+    check: Check = False,
+    commands: Annotated[int, typer.Option(help="pictures asked for; 10,000 take 17 minutes")] = 10_000,
+    display: Annotated[str | None, typer.Option(help="X display to use, such as :0; default: a virtual one")] = None,
+    seed: Seed = 1,
+) -> None:
+    """A picture asked for to its swap and pixels, 1 to 200 ms apart: each shown or named as overtaken, all whole."""
+    from loop2p.cli.benchmarks.stimulus import bench_stimulus
+
+    try:
+        result = bench_stimulus(commands, seed, display=display, say=err.print)
+    except (RuntimeError, OSError) as error:
+        fail(str(error))
+    steps = ("command_to_swap", "command_to_pixels", "swap_to_pixels")
+    show_quantiles("pictures", {name.replace("_", " "): result[f"{name}_ms"] for name in steps}, "ms")
+    out.print(
+        f"{result['commands']} commands: {result['shown']} shown, {result['superseded']} overtaken by a picture that "
+        f"names them, {result['unaccounted']} unaccounted for; {result['pictures_reported']} pictures reported, "
+        f"{result['patch_toggles_seen']} toggles of the patch seen, by a photodiode that did not look for half a frame "
+        f"period {result['patch_not_looked_at']} times; the whole screen looked at {result['looked']} times"
+    )
+    if not result["display"]:
+        out.print("no display: pixels are those in the X server, without a monitor's refresh and without light")
+    targets: list[Target] = [
+        ("command to swap, p50, frame periods", result["median_frames"], "<=", 1.5),
+        ("commands neither shown nor named", result["unaccounted"], "<=", 0),
+        ("pictures torn", result["torn"], "<=", 0),
+        ("pictures on the screen that were not reported", result["wrong"], "<=", 0),
+        ("toggles of the patch too many, or missed in no such time", abs(result["toggles_off"]), "<=", 0),
+    ]
+    finish("stimulus", result, targets, json, check)
+
+
+RIVAL_TARGETS = {
+    "frames": {"ezmsg": 1.6, "redis": 1 / 2, "lsl": 1 / 3},
+    "small": {"ezmsg": 0.8, "redis": 0.9, "lsl": 1.3},
+}
+"""Ours over theirs, p50: frames over TCP, and messages of 300 B."""
+
+
+@app.command()
+def fleet(
+    json: JsonFile = None,
+    check: Check = False,
+    rounds: Annotated[int, typer.Option(help="of each; they alternate")] = 5,
+    seconds: Annotated[float, typer.Option(help="how long, a round and way each")] = 3.0,
+    seed: Seed = 1,
+) -> None:
+    """One publisher to 1, 2, 4, 8 subscribers; the loop beside 0, 2, 4, 8 observers; the same bytes by other ways."""
+    import statistics
+
+    from loop2p.cli.benchmarks.fleet import bench_fleet
+
+    result = bench_fleet(rounds, seconds, seed, say=err.print)
+    targets: list[Target] = []
+    for what, one in result["fanout"].items():
+        show_quantiles(f"{what}, {one['bytes']} B at {one['rate_hz']:g} Hz, by subscribers", one["took_us"], "us")
+    observers = result["observers"]
+    show_quantiles("command at 200 Hz, one plane, by observers", observers["command_ms"], "ms")
+    for n, ratios in observers["ratio_p50"].items():
+        out.print(f"{n} observers: {spread(ratios)} times the p50 of none")
+    for what, one in result["rivals"].items():
+        show_quantiles(f"{what}, {one['bytes']} B at {one['rate_hz']:g} Hz, by transport", one["took_us"], "us")
+        for rival, ratios in one["ratio_p50"].items():
+            out.print(f"{what}, ours over {rival}, p50: {spread(ratios)}; {rival} lost {one['lost'][rival]}")
+            asked = RIVAL_TARGETS[what][rival]
+            targets.append((f"{what}, ours over {rival}, p50, median round", statistics.median(ratios), "<=", asked))
+    lost = [*(sum(one["lost"].values()) for one in result["fanout"].values())]
+    lost += [one["lost"]["ours"] for one in result["rivals"].values()]
+    lost += [sum(observers["lost"].values()), sum(observers["missed"].values())]
+    targets.append(("messages and frames that ours lost", sum(lost), "<=", 0))
+    finish("fleet", result, targets, json, check)
+
+
+def spread(ratios: list[float]) -> str:
+    """Median over the rounds, and the least and most."""
+    import statistics
+
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+@app.command()
+def hogs(
+    json: JsonFile = None,
+    check: Check = False,
+    hogs: Annotated[int, typer.Option(help="processes that never pause")] = 4,
+    commands: Annotated[int, typer.Option(help="at 200 Hz, a round and way each")] = 1000,
+    rounds: Annotated[int, typer.Option(help="ordinary and real-time scheduling alternate")] = 5,
+    seed: Seed = 1,
+) -> None:
+    """The loop beside processes that take every processor: ordinary against real-time scheduling."""
+    from loop2p.cli.benchmarks.hogs import bench_hogs
+
+    result = bench_hogs(hogs, commands, rounds, seed, say=err.print)
+    for way, hops in result["hops_ms"].items():
+        show_quantiles(f"{way} scheduling, {hogs} hogs", {"command": result["command_ms"][way], **hops}, "ms")
+    out.print(f"p99, real-time over ordinary: {spread(result['ratio_p99'])}")
+    if result["ordinary_after_all"]:
+        out.print(f"without real-time priority all the same, or for a time: {result['ordinary_after_all']}")
+    targets: list[Target] = [
+        (f"p99 beside {hogs} hogs, real-time, ms", result["command_ms"]["real-time"]["p99"], "<=", 2.0),
+        ("messages and frames lost, real-time", result["lost"]["real-time"], "<=", 0),
+    ]
+    finish("hogs", result, targets, json, check)
+
+
+@app.command()
+def console(
+    json: JsonFile = None,
+    check: Check = False,
+    seconds: Annotated[float, typer.Option(help="how long, each")] = 30.0,
+    seed: Seed = 1,
+) -> None:
+    """The operator's page with 1 and with 10 browsers that read: processor time of its process, traces and pictures."""
+    from loop2p.cli.benchmarks.console import bench_console
+
+    found = {clients: bench_console(clients, seconds, seed) for clients in (1, 10)}
+    for clients, one in found.items():
+        out.print(
+            f"{clients} browser(s): {one['cpu_percent_of_a_core']:.1f} % of a core, {one['rss_mb']:.0f} MB; each got "
+            f"{one['rows_per_s']:.1f} rows, {one['pictures_per_s']:.1f} pictures, {one['kb_per_s']:.0f} kB a second"
+        )
+    targets: list[Target] = [
+        ("1 browser, % of a core", found[1]["cpu_percent_of_a_core"], "<=", 5),
+        ("10 browsers, % of a core", found[10]["cpu_percent_of_a_core"], "<=", 15),
+        ("rows a second, the browser that got fewest", min(one["rows_per_s"] for one in found.values()), ">=", 15),
+        ("pictures a second, likewise", min(one["pictures_per_s"] for one in found.values()), ">=", 4.5),
+    ]
+    result = {"1_browser": found[1], "10_browsers": found[10], "machine": found[1]["machine"]}
+    finish("console", result, targets, json, check)
+
+
 @app.command(name="all")
 def all_(check: Check = False, seed: Seed = 1) -> None:
     """Every benchmark, one after another; exit 1 where one misses a target and --check is given."""
@@ -232,7 +366,11 @@ def all_(check: Check = False, seed: Seed = 1) -> None:
         lambda: registration(check=check, seed=seed),
         lambda: f0(check=check, seed=seed),
         lambda: codec(check=check),
+        lambda: stimulus(check=check, seed=seed),
         lambda: swap(check=check),
+        lambda: fleet(check=check, seed=seed),
+        lambda: hogs(check=check, seed=seed),
+        lambda: console(check=check, seed=seed),
         lambda: cohort(check=check, seed=seed),
         lambda: analysis(check=check, seed=seed),
     ):

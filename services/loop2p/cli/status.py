@@ -59,14 +59,17 @@ def look(
     for name, spec in rig_file.rig.services.items():
         reply = replies[name]
         numbers = from_page(pages[name]) if name in pages else heard.get(name, {})
-        rows[name] = state_of(rig_file, name, reply) | {"host": spec.host} | NOTHING | numbers
+        own = {"host": spec.host, "realtime_asked": spec.realtime_priority}
+        rows[name] = state_of(rig_file, name, reply) | own | NOTHING | numbers
         ages = [age_of(page, name) for peer, page in pages.items() if peer != name]
         known = [age for age in ages if age is not None]
         rows[name]["heartbeat_age_s"] = max(known) if known else numbers.get("heartbeat_age_s")
     return rows
 
 
-NOTHING: Row = dict.fromkeys(("clock_bound_ms", "queue_age_s", "received", "published", "gaps", "rejected")) | {
+NOTHING: Row = dict.fromkeys(
+    ("clock_bound_ms", "queue_age_s", "received", "published", "gaps", "rejected", "realtime_priority")
+) | {
     "alarms": [],
     "latency_ms": {},
 }
@@ -147,7 +150,7 @@ def listen(rig_file: RigFile, names: Iterable[str], keys: Keys | None) -> dict[s
 
 def from_page(page: Page) -> Row:
     """The numbers of one service; ms, s and counts since it started."""
-    bound_s = largest(page, "loop2p_clock_bound_seconds")
+    bound_s, now = largest(page, "loop2p_clock_bound_seconds"), largest(page, "loop2p_realtime_priority")
     return {
         "clock_bound_ms": None if bound_s is None or math.isinf(bound_s) else bound_s * 1e3,
         "queue_age_s": largest(page, "loop2p_queue_age_seconds"),
@@ -155,6 +158,7 @@ def from_page(page: Page) -> Row:
         "published": total(page, "loop2p_messages_published_total"),
         "gaps": total(page, "loop2p_sequence_gaps_total"),
         "rejected": total(page, "loop2p_messages_rejected_total"),
+        "realtime_priority": None if now is None else whole(now),
         "alarms": sorted(labels["code"] for labels, on in page.get("loop2p_alarm_active", []) if on),
         "latency_ms": {
             **{f"from {source}": row for source, row in quantiles(page, "loop2p_hop_seconds", "source")},
@@ -229,6 +233,8 @@ def show(rows: Mapping[str, Row]) -> RenderableType:
         )
     why = [Text(f"{name}: {reason}") for name, row in rows.items() for reason in row["why"]]
     why += [Text(f"{name}: alarm {code}") for name, row in rows.items() for code in row["alarms"]]
+    asked = [f"{name} {realtime(row)}" for name, row in rows.items() if row["realtime_asked"]]
+    why += [Text(f"real-time priority: {', '.join(asked)}")] if asked else []
     way = Table("latency in", "ms", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("n", "p50", "p99", "p99.9"):
         way.add_column(column, justify="right")
@@ -237,6 +243,12 @@ def show(rows: Mapping[str, Row]) -> RenderableType:
         if found:
             way.add_row(name, step, number(found["n"], 0), *(number(found[q], 2) for q in ("p50", "p99", "p999")))
     return Group(services, *why, *([way] if way.row_count else []))
+
+
+def realtime(row: Row) -> str:
+    """Priority that a service has, of the one that its rig file asks for."""
+    has, asked = row["realtime_priority"], row["realtime_asked"]
+    return "not known" if has is None else f"{has}" if has == asked else f"{has} (asked for {asked})"
 
 
 def number(value: float | None, digits: int) -> str:

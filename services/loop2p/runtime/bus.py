@@ -1,5 +1,6 @@
 """The ZeroMQ bus between processes: each service binds PUB, bulk PUB and control ROUTER; all others connect."""
 
+import os
 from collections.abc import Iterator
 
 import zmq
@@ -49,9 +50,15 @@ def keep_alive(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
 class Bus:
     """The sockets of one service."""
 
-    def __init__(self, name: str, instance: str, spec: ServiceSpec, keys: Keys | None = None) -> None:
+    def __init__(
+        self, name: str, instance: str, spec: ServiceSpec, keys: Keys | None = None, realtime_priority: int = 0
+    ) -> None:
+        """`realtime_priority`: of ZeroMQ's own threads, once it was granted to this process; 0: as everybody."""
         self.name, self.instance, self.keys = name, instance, keys
         self.context = zmq.Context()
+        if realtime_priority and hasattr(os, "SCHED_RR"):
+            self.context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_RR)
+            self.context.set(zmq.THREAD_PRIORITY, realtime_priority)
         self.published: dict[str, int] = {}
         self._state: dict[tuple[str, str], Envelope] = {}
         self.door = Doorkeeper(self.context, keys) if keys else None

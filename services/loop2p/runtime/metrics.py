@@ -87,6 +87,8 @@ class Metrics:
         limit = labelled(Gauge, "clock_bound_limit_seconds", "The rig file's limit of that bound", [])
         limit.labels(service).set(clock_limit_s)
         self._age = labelled(Gauge, "heartbeat_age_seconds", "Since a peer was last heard", ["peer"])
+        self._realtime = labelled(Gauge, "realtime_priority", "Of the loop now; 0: ordinary scheduling", [])
+        self._realtime.labels(service).set(0)
         self._alarm = labelled(Gauge, "alarm_active", "1 while this service's alarm stands", ["code"])
         self._role = _Role(service)
         self.registry.register(self._role)
@@ -179,6 +181,10 @@ class Metrics:
 
     def heartbeat_age(self, peer: str, age_s: float) -> None:
         self._child(self._age, peer).set(age_s)
+
+    def realtime(self, priority: int) -> None:
+        """0: ordinary scheduling."""
+        self._realtime.labels(self._service).set(priority)
 
     def role(self, counters: dict[str, int], gauges: dict[str, float]) -> None:
         """The role's own counts and present values; they are named when somebody asks."""

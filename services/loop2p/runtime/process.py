@@ -44,6 +44,7 @@ from loop2p.runtime.bus import Bus, keep_alive
 from loop2p.runtime.clock import RigClock
 from loop2p.runtime.keys import Strangers, load_keys
 from loop2p.runtime.metrics import Metrics
+from loop2p.runtime.realtime import Realtime
 from loop2p.runtime.sequence import Sequences
 from loop2p.runtime.service import Context, Input, Service
 from loop2p.runtime.standby import Standby
@@ -105,6 +106,7 @@ class Process:
         if not issubclass(kind, Service):
             raise FileError(f"{place}: {kind.__name__} is no loop2p.runtime.Service")
         self.service = kind.from_rig(rig_file.options(name, kind.Options), self.context)
+        self.realtime = Realtime(self.spec.realtime_priority, self.log)
         self.sequences = Sequences()
         self.run_id = ""
         self._health = "starting"
@@ -147,7 +149,9 @@ class Process:
 
     def run(self) -> int:
         """Run until stopped; returns the exit code."""
-        bus = self.bus = self._patiently(lambda: Bus(self.name, self.instance, self.spec, self.keys))
+        self.realtime.ask()  # everything is loaded and warm: what comes now is short
+        priority = self.realtime.granted
+        bus = self.bus = self._patiently(lambda: Bus(self.name, self.instance, self.spec, self.keys, priority))
         topics = {m.topic for m in MESSAGES.values() if self._subscribed(m)}
         self._everything = topics == set(MESSAGES)  # recording: then even display messages are taken one by one
         bus.connect(self.rig_file, None if self._everything else topics | {Session.topic, Swap.topic})
@@ -165,6 +169,7 @@ class Process:
                 self.keys.trust(self._clock_socket, self.rig_file.rig.clock.reference)
             self._clock_socket.connect(self.rig_file.rig.services[self.rig_file.rig.clock.reference].control)
         gc.collect()
+        self.realtime.share()
         gc.freeze()  # what is loaded by now stays; cheap, keeps full collections short
         self._health = "ready"
         self.log.info("%s is up, instance %s", self.name, self.instance)
@@ -527,6 +532,8 @@ class Process:
         )
         self.metrics.flush()
         self.metrics.role(counters, self.service.gauges())
+        self.realtime.renew()
+        self.metrics.realtime(self.realtime.granted)
         if self._subscribed(Heartbeat):  # others hear a peer only when it has something to say
             now = self.clock.now_ns()
             for peer, heard in self._heard.items():
@@ -605,6 +612,7 @@ def serve(
         try:
             return process.run()
         finally:
+            process.realtime.release()
             restore()
     except (FileError, OSError) as error:
         logging.getLogger(f"loop2p.{name}").error("%s", error)

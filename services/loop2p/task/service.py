@@ -280,6 +280,9 @@ class Task(Service):
         by = (ask.by or ask.args.get("by", ""))[:200]
         if ask.kind == "status":
             return control.Answer(True, self._status()), ()
+        if ask.kind == "check":
+            lines = [str(reason) for reason in self._preflight()]
+            return control.Answer(not lines, "\n".join(lines)), ()
         if ask.kind == "start":
             verdict = self._ask_start(ask.args, by)
         elif ask.kind == "note":
@@ -292,7 +295,7 @@ class Task(Service):
         elif ask.kind == "abort" and self.problem:
             verdict = Verdict(self._give_up())
         elif ask.kind not in ("pause", "resume", "stop", "abort", "free_reward"):
-            kinds = "start, pause, resume, stop, abort, free_reward, note, lost, swap, status"
+            kinds = "start, pause, resume, stop, abort, free_reward, note, lost, swap, status, check"
             verdict = Verdict(f"unknown request {ask.kind[:50]!r}, expected one of {kinds}")
         else:
             verdict = self._ask_run(ask.kind, by)
@@ -448,6 +451,7 @@ class Task(Service):
             overrides=[code.strip() for code in args.get("overrides", "").split(",") if code.strip()],
             wall_time=datetime.now().astimezone().isoformat(),
             anchor_ns=clock.now_ns(),
+            day_limit_ul=plan.day_limit_ul,
         )
         seed = plan.experiment.selection.seed
         selection = Selection(plus=plan.plus, minus=plan.minus, seed=seed, confirmed_by=by)
@@ -482,17 +486,27 @@ class Task(Service):
 
     def _reasons(self, run: Run) -> tuple[list[Reason], list[Reason]]:
         """(what keeps the session from running, what of it is overridden)."""
-        rig_file, clock = self.context.rig_file, self.context.clock
-        place = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
-        free_gb = shutil.disk_usage(place).free / 1e9
-        run_id, peers = run.session.run_id, self.watch.peers
-        found = missing(self.swaps.rig, rig_file.hash, run_id, peers, clock.now_ns(), free_gb, self.peers)
-        found += unclear_clocks(rig_file.rig, {self.context.name: clock.bound_ns})
+        found = self._missing(run.session.run_id)
         highest = max(run.selection.plus + run.selection.minus)
         if self._n_rois is not None and highest >= self._n_rois:
             text = f"ROI {highest} is selected, imaging has 0 to {self._n_rois - 1}: correct the task file"
             found.append(Reason("task.selection", text))
         return split_overridden(found, run.session.overrides)
+
+    def _missing(self, run_id: str) -> list[Reason]:
+        """What the rig lacks for a session."""
+        rig_file, clock = self.context.rig_file, self.context.clock
+        place = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        free_gb = shutil.disk_usage(place).free / 1e9
+        found = missing(self.swaps.rig, rig_file.hash, run_id, self.watch.peers, clock.now_ns(), free_gb, self.peers)
+        return found + unclear_clocks(rig_file.rig, {self.context.name: clock.bound_ns})
+
+    def _preflight(self) -> list[Reason]:
+        """What a start would have to wait for now, or this session's waits for; nobody prepares before there is one."""
+        own = [Reason(f"{self.context.name}.not-ready", self.problem)] if self.problem else []
+        if self.run is not None and self.run.core.phase != "ended":
+            return own + self._reasons(self.run)[0]
+        return own + [r for r in self._missing("") if not r.code.endswith(".other-run")]
 
     def _go(self, log: RequestLog) -> list[Message]:
         """Begin or resume."""

@@ -3,8 +3,9 @@
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loop2p.cli.benchmarks.bare import bench_bare
 from loop2p.cli.benchmarks.machine import machine, quantiles
@@ -26,6 +27,20 @@ SERVICES = ["imaging", "decoding", "task", "actuation"]
 BARE_MESSAGES = 300
 
 
+class Commands(NamedTuple):
+    """What became of the decoder frames of one run."""
+
+    took_ms: list[float]
+    """Frame's last byte in to command in actuation's hands."""
+    hops_ms: dict[str, list[float]]
+    lost: int
+    """Frames and messages, by imaging's count and by sequence numbers."""
+    rejected: int
+    realtime: dict[str, bool]
+    """By service: does its log say that real-time priority was granted, and not that it was put back?"""
+    machine: dict[str, Any]
+
+
 def bench_latency(
     rate_hz: float, n_commands: int, planes: int, n_rois: int = 10, seed: int = 1, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
@@ -35,22 +50,57 @@ def bench_latency(
     imaging, losses by sequence numbers; a run that lost anything says so in `lost`. `bare_ms`: the same hops, just
     before, by ZeroMQ alone: what this machine takes for nothing.
     """
+    bare = bench_bare(rate_hz / planes, BARE_MESSAGES)
+    say(f"{n_commands} commands at {rate_hz:g} Hz, {planes} plane(s), {n_rois} ROIs, seed {seed} ...")
+    run = measure_commands(rate_hz, n_commands, planes, n_rois, seed)
+    command = quantiles(run.took_ms)
+    return {
+        "command_ms": command,
+        "hops_ms": {name: quantiles(values) for name, values in run.hops_ms.items()},
+        "rate_hz": rate_hz,
+        "planes": planes,
+        "n_rois": n_rois,
+        "seed": seed,
+        "lost": run.lost,
+        "rejected": run.rejected,
+        "published_ms": PUBLISHED_MS,
+        "machine": run.machine,
+        "bare_ms": bare,
+        "times_bare_p50": command["p50"] / bare["p50"],
+    }
+
+
+def measure_commands(
+    rate_hz: float,
+    n_commands: int,
+    planes: int,
+    n_rois: int,
+    seed: int,
+    realtime_priority: int = 0,
+    companions: str = "",
+    busy: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Commands:
+    """One run of the rig. `companions`: tables of the rig file; `busy`: entered once the loop runs, left at the end."""
     with tempfile.TemporaryDirectory(prefix="loop2p-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (port,) = free_ports(1)
-        rig_file = write_rig(folder, port, planes, rate_hz, n_rois, TASK, seed)
-        bare = bench_bare(rate_hz / planes, BARE_MESSAGES)
-        say(f"{n_commands} commands at {rate_hz:g} Hz, {planes} plane(s), {n_rois} ROIs, seed {seed} ...")
+        rig_file = write_rig(folder, port, planes, rate_hz, n_rois, TASK, seed, realtime_priority, companions)
         with running(rig_file, folder) as launcher:
             wait_until_ready(launcher, rig_file, ["task"])
             with sending(port, rate_hz, seed, folder / "sender.log"):
-                result = _measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, seed)
-    return result | {"bare_ms": bare, "times_bare_p50": result["command_ms"]["p50"] / bare["p50"]}
+                run = _measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, busy)
+            return run._replace(realtime={name: _is_realtime(launcher, name) for name in SERVICES})
 
 
 def _measure(
-    launcher: Launcher, rig_file: RigFile, n: int, rate_hz: float, planes: int, n_rois: int, seed: int
-) -> dict[str, Any]:
+    launcher: Launcher,
+    rig_file: RigFile,
+    n: int,
+    rate_hz: float,
+    planes: int,
+    n_rois: int,
+    busy: Callable[[], AbstractContextManager[object]],
+) -> Commands:
     info = machine()
     sent: dict[str, dict[int, int]] = {"traces": {}, "output": {}, "command": {}}
     accepted: list[tuple[Cause, int]] = []
@@ -63,30 +113,31 @@ def _measure(
         if not answer.accepted:
             raise RuntimeError(f"task refuses to start: {answer.reason}")
         wait_until_ready(launcher, rig_file, SERVICES)
-        deadline = time.monotonic() + 60 + 3 * n * planes / rate_hz
-        while len(accepted) < n:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"only {len(accepted)} of {n} commands came; logs in {launcher.logs}")
-            for lost in launcher.poll():
-                raise RuntimeError(f"{lost.name} ended ({lost.how}):\n{launcher.last_words(lost.name, 8)}")
-            for envelope in bus.wait(0.2):
-                message, cause = envelope.message, envelope.header.cause
-                if isinstance(message, RequestLog) and not message.accepted:
-                    raise RuntimeError(f"task refuses to start: {message.reason}")
-                if isinstance(message, Heartbeat):
-                    beats[envelope.header.source] = message
-                elif cause is None:
-                    continue
-                elif isinstance(message, Accepted):
-                    first_s = cause.time_s if first_s is None else first_s
-                    if cause.time_s >= first_s + SETTLE_S:
-                        accepted.append((cause, message.received_ns))
-                elif isinstance(message, Traces):
-                    sent["traces"][cause.frame] = envelope.header.sent_ns
-                elif isinstance(message, Output):
-                    sent["output"][cause.frame] = envelope.header.sent_ns
-                elif isinstance(message, RewardCommand):
-                    sent["command"].setdefault(cause.frame, envelope.header.sent_ns)
+        with busy():
+            deadline = time.monotonic() + 60 + 3 * n * planes / rate_hz
+            while len(accepted) < n:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"only {len(accepted)} of {n} commands came; logs in {launcher.logs}")
+                for lost in launcher.poll():
+                    raise RuntimeError(f"{lost.name} ended ({lost.how}):\n{launcher.last_words(lost.name, 8)}")
+                for envelope in bus.wait(0.2):
+                    message, cause = envelope.message, envelope.header.cause
+                    if isinstance(message, RequestLog) and not message.accepted:
+                        raise RuntimeError(f"task refuses to start: {message.reason}")
+                    if isinstance(message, Heartbeat):
+                        beats[envelope.header.source] = message
+                    elif cause is None:
+                        continue
+                    elif isinstance(message, Accepted):
+                        first_s = cause.time_s if first_s is None else first_s
+                        if cause.time_s >= first_s + SETTLE_S:
+                            accepted.append((cause, message.received_ns))
+                    elif isinstance(message, Traces):
+                        sent["traces"][cause.frame] = envelope.header.sent_ns
+                    elif isinstance(message, Output):
+                        sent["output"][cause.frame] = envelope.header.sent_ns
+                    elif isinstance(message, RewardCommand):
+                        sent["command"].setdefault(cause.frame, envelope.header.sent_ns)
     full = [(c, r) for c, r in accepted if all(c.frame in s for s in sent.values())]
     ms = 1e-6
     hops = {
@@ -95,18 +146,14 @@ def _measure(
         "to and in task": [(sent["command"][c.frame] - sent["output"][c.frame]) * ms for c, _ in full],
         "to actuation": [(r - sent["command"][c.frame]) * ms for c, r in full],
     }
-    return {
-        "command_ms": quantiles([(r - c.arrival_ns) * ms for c, r in accepted]),
-        "hops_ms": {name: quantiles(values) for name, values in hops.items()},
-        "rate_hz": rate_hz,
-        "planes": planes,
-        "n_rois": n_rois,
-        "seed": seed,
-        "lost": sum(b.gaps for b in beats.values()) + beats["imaging"].counters.get("frames_dropped", 0),
-        "rejected": sum(b.rejected for b in beats.values()),
-        "published_ms": PUBLISHED_MS,
-        "machine": info,
-    }
+    n_lost = sum(b.gaps for b in beats.values()) + beats["imaging"].counters.get("frames_dropped", 0)
+    took = [(r - c.arrival_ns) * ms for c, r in accepted]
+    return Commands(took, hops, n_lost, sum(b.rejected for b in beats.values()), {}, info)
+
+
+def _is_realtime(launcher: Launcher, name: str) -> bool:
+    log = launcher.last_words(name, 1000)
+    return "is granted" in log and "without a pause" not in log
 
 
 def _start_args(n_rois: int) -> dict[str, str]:

@@ -48,8 +48,21 @@ def write_rois(path: Path, n: int, seed: int) -> None:
     path.write_text(json.dumps(rois), encoding="utf-8")
 
 
-def write_rig(folder: Path, image_port: int, planes: int, rate_hz: float, n_rois: int, task: str, seed: int) -> RigFile:
-    """imaging, decoding, task and actuation with its controller; stimulus and recording stay out."""
+def write_rig(
+    folder: Path,
+    image_port: int,
+    planes: int,
+    rate_hz: float,
+    n_rois: int,
+    task: str,
+    seed: int,
+    realtime_priority: int = 0,
+    companions: str = "",
+) -> RigFile:
+    """imaging, decoding, task and actuation with its controller; stimulus and recording stay out.
+
+    `companions`: tables of the rig file, as text.
+    """
     for plane in range(planes):
         write_rois(folder / f"rois{plane}.json", n_rois, seed + plane)
     ports = iter(free_ports(3 * len(ROLES) + 2))
@@ -72,12 +85,15 @@ def write_rig(folder: Path, image_port: int, planes: int, rate_hz: float, n_rois
         lines += [f'{which} = "tcp://127.0.0.1:{next(ports)}"' for which in ("publish", "bulk", "control")]
         if role in ("stimulus", "recording"):
             lines.append("external = true")
+        elif realtime_priority:
+            lines.append(f"realtime_priority = {realtime_priority}")
         if role == "task":
             lines.append(f'class = "{task}"')
         if role in options:
             lines.append(f"[services.{role}.options]\n{options[role]}")
     lines.append('[standins.controller]\nrun = "loop2p.simulation.controller:Controller"')
     lines.append(f'options = {{tcp = "127.0.0.1:{serial_port}", wires = "127.0.0.1:{wires_port}"}}')
+    lines.append(companions)
     path = folder / "bench.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return read_rig(path)

@@ -1,0 +1,107 @@
+"""Day 1 from the page: ROIs ranked, picked in table and picture, P+ and P- drawn; as the commands do it."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chromium import chromium
+from rigs import rig_text
+from synthetic_session import make_session, write_journal
+
+from loop2p.console import Console
+from loop2p.console.day1 import DRAWN, Day1, Day1Error, Draw, Look, read, runs
+from loop2p.console.options import ConsoleOptions, Startable
+from loop2p.protocol import PlaneRois, Rois, i32, parse_rig, parse_toml, seal
+from loop2p.task.experiment import Experiment
+
+Ports = Callable[[int], list[int]]
+
+
+def square(index: int) -> tuple[list[int], list[int]]:
+    """Pixels of an ROI of 10 x 10, somewhere of its own."""
+    y, x = 20 + 40 * (index // 5), 20 + 30 * (index % 5)
+    return [y + r for r in range(10) for _ in range(10)], [x + c for _ in range(10) for c in range(10)]
+
+
+def rois(n: int) -> Rois:
+    pixels = [square(k) for k in range(n)]
+    plane = PlaneRois(
+        plane=0,
+        names=[str(k) for k in range(n)],
+        lengths=i32([100] * n),
+        rows=i32([r for rows, _ in pixels for r in rows]),
+        cols=i32([c for _, cols in pixels for c in cols]),
+    )
+    return Rois(set_id="drawn", height=120, width=180, planes=[plane])
+
+
+def test_rois_are_ranked_picked_and_drawn_on_the_page(tmp_path: Path, free_ports: Ports) -> None:
+    *ports, port = free_ports(25)
+    data = tmp_path / "runs"
+    folder = write_journal(data / "2026-03-02T10-00-00-synthetic", make_session().envelopes)
+    (tmp_path / "day.toml").write_text("day = 1\n", encoding="utf-8")
+    rig_file = parse_rig(rig_text(ports, str(data)), tmp_path / "rig.toml")
+    options = ConsoleOptions(port=port, sessions={"day": Startable(task="day.toml")})
+    console, stop = Console(options, rig_file), threading.Event()
+    console.view.take(seal(rois(10), "imaging", "imaging-1", 0, 0), 0.0, 0.0)
+    thread = threading.Thread(target=console.run, args=(stop,))
+    thread.start()
+    try:
+        with chromium(tmp_path / "profile") as browser:
+            tab = browser.new_page()
+            tab.set_default_timeout(60_000)
+            tab.goto(f"http://127.0.0.1:{port}/")
+            tab.locator("#run-choice option", has_text="synthetic").wait_for(state="attached")
+            tab.click("#rank")
+            tab.locator("#rank-words", has_text="the best first").wait_for()
+            tab.fill("#who", "anna")
+            for roi in (0, 1, 2):
+                tab.check(f"[data-roi='{roi}']")
+            over = tab.locator(".stack canvas").nth(1)
+            size = over.bounding_box()
+            over.click(position={"x": 115 / 180 * size["width"], "y": 25 / 120 * size["height"]})  # ROI 3
+            tab.locator("#picked", has_text="4 picked (the paper: 8 or 10): 0, 1, 2, 3").wait_for()
+            tab.screenshot(path=tmp_path / "picked.png", full_page=True)
+            tab.click("#draw")
+            tab.locator("#drawn", has_text="confirmed by anna").wait_for()
+            tab.locator("#session option", has_text="day 1 of").wait_for(state="attached")
+            tab.screenshot(path=tmp_path / "drawn.png", full_page=True)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    experiment = parse_toml((folder / DRAWN).read_text("utf-8"), Experiment, DRAWN)
+    assert experiment.selection.rois == (0, 1, 2, 3)
+    assert experiment.day == 1
+
+
+@pytest.mark.parametrize("run", ["", "..", "../runs", "/etc", "nothing", "-h"])
+def test_only_a_run_of_this_machine_is_looked_at(run: str, tmp_path: Path) -> None:
+    day1 = Day1(parse_rig(rig_text(list(range(5500, 5600)), str(tmp_path))))
+    with pytest.raises(Day1Error, match="no run"):
+        asyncio.run(day1.candidates(Look(run)))
+
+
+def test_what_the_command_refuses_is_refused_in_its_words(tmp_path: Path) -> None:
+    write_journal(tmp_path / "one", make_session().envelopes)
+    (tmp_path / "day.toml").write_text("day = 1\n", encoding="utf-8")
+    day1 = Day1(parse_rig(rig_text(list(range(5500, 5600)), str(tmp_path))))
+    with pytest.raises(Day1Error, match="even number"):
+        asyncio.run(day1.draw(Draw("one", "day", [0, 1, 2], "anna"), tmp_path / "day.toml"))
+    assert not (tmp_path / "one" / DRAWN).exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"run": 3}', b'{"run": "x", "more": 1}', b"[" * 10_000])
+def test_a_malformed_request_is_refused(body: bytes) -> None:
+    with pytest.raises(Day1Error, match="malformed"):
+        read(body, Look)
+
+
+def test_the_newest_runs_are_offered_first_and_no_folder_without_a_journal(tmp_path: Path) -> None:
+    for name in ("2026-01-01", "2026-01-03", "2026-01-02"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "journal.mcap").touch()
+    (tmp_path / "logs").mkdir()
+    assert runs(tmp_path) == ["2026-01-03", "2026-01-02", "2026-01-01"]
