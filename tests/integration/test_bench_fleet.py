@@ -66,6 +66,7 @@ def test_an_end_that_leaves_is_told_of() -> None:
         pass
 
 
+@pytest.mark.long
 def test_the_loop_runs_beside_observers_who_miss_nothing() -> None:
     found = bench_observers((0, 1), n_commands=20, rounds=1, seed=1, say=print)
     assert found["missed"] == found["lost"] == {"0": 0, "1": 0}

@@ -3,18 +3,25 @@
 import contextlib
 import itertools
 import os
+import shutil
 import signal
+import socket
+import ssl
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chromium import chromium
-from rigs import toml_value, toy_rig
+from needs import lacking
+from rigs import rig_text, toml_value, toy_rig
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from whole_rig import Running, running, task_text, whole_rig
@@ -23,7 +30,7 @@ from loop2p.cli.run import make_files
 from loop2p.console import Console, service
 from loop2p.console.board import LIVE
 from loop2p.console.options import ConsoleOptions
-from loop2p.protocol import Audit, RequestLog, RigFile, Session, read_rig
+from loop2p.protocol import Audit, RequestLog, RigFile, Session, parse_rig, read_rig
 from loop2p.recording.run import Run
 from loop2p.runtime import Launcher
 
@@ -224,9 +231,9 @@ def assert_recorded(rig: Running) -> None:
 
 
 @contextmanager
-def page_in_thread(rig_file: RigFile, port: int) -> Iterator[Console]:
+def page_in_thread(rig_file: RigFile, port: int, **options: Any) -> Iterator[Console]:
     """The page without a rig, in a thread of the test."""
-    console, stop = Console(ConsoleOptions(port=port), rig_file), threading.Event()
+    console, stop = Console(ConsoleOptions(port=port, **options), rig_file), threading.Event()
     thread = threading.Thread(target=console.run, args=(stop,))
     thread.start()
     try:
@@ -342,3 +349,78 @@ def test_a_page_that_hangs_holds_nobody_up(live_rig: tuple[Running, str]) -> Non
         assert rig.ask("status").reason == "idle"
     finally:
         console.send_signal(signal.SIGCONT)
+
+
+# ---------------------------------------------------------------- without a rig
+
+
+def test_every_control_is_reached_by_tab_in_order_and_is_seen_to_be(tmp_path: Path, free_ports: Ports) -> None:
+    ports = free_ports(25)
+    with (
+        page_in_thread(toy_rig(ports, str(tmp_path)), ports[24]),
+        browser_at(ports[24]),
+        chromium(tmp_path / "profile") as browser,
+    ):
+        page = Page(browser, f"http://127.0.0.1:{ports[24]}/", tmp_path)
+        page.open()
+        page.state("unknown")
+        page.sees("#preflight", "task on local: no answer at tcp://127.0.0.1:")
+        reached, outlined = [], []
+        for _ in range(14):
+            page.tab.keyboard.press("Tab")
+            reached.append(page.tab.evaluate("document.activeElement.dataset.ask || document.activeElement.id"))
+            outlined.append(page.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
+        wanted = ["who", "session", "start", "pause", "resume", "free_reward", "stop", "abort", "note"]
+        assert [name for name in reached if name in wanted] == wanted
+        assert set(outlined) == {"solid"}
+        for key, name in {"p": "pause", "r": "resume", "f": "free_reward", "s": "stop", "a": "abort"}.items():
+            page.tab.evaluate("document.activeElement.blur()")
+            page.tab.keyboard.press(key)
+            assert page.tab.evaluate("document.activeElement.dataset.ask") == name
+        assert page.tab.locator("#answer").text_content() == ""  # no key alone asks for anything
+
+
+def test_the_token_lets_a_browser_in(tmp_path: Path, free_ports: Ports) -> None:
+    ports, token = free_ports(25), "a-token-of-twenty-chars-or-more"
+    secret = tmp_path / "token"
+    secret.touch(0o600)
+    secret.write_text(f"{token}\n", encoding="utf-8")
+    text = rig_text(ports, str(tmp_path))
+    rig_file = parse_rig(text, tmp_path / "rig.toml")
+    with page_in_thread(rig_file, ports[24], token_file="token"), chromium(tmp_path / "profile") as browser:
+        page = Page(browser, f"http://127.0.0.1:{ports[24]}/", tmp_path)
+        until(lambda: answers(ports[24]), lambda: "the page does not answer")
+        page.tab.goto(page.url)
+        for typed, seen in (("wrong", "✖ not the token"), (token, "")):
+            page.tab.fill("#token", typed)
+            page.tab.press("#token", "Enter")
+            if seen:
+                page.sees("#answer", seen)
+        page.state("unknown")
+        page.tab.locator("#offline").wait_for(state="hidden")
+        page.tab.click("#logout")
+        page.tab.locator("#token").wait_for()
+        assert page.tab.evaluate("document.cookie") == ""  # no script can read it
+        assert [c for c in page.complaints if "401" not in c and "WebSocket" not in c] == []
+
+
+def test_with_a_certificate_the_page_is_there_by_https_alone(tmp_path: Path, free_ports: Ports) -> None:
+    if shutil.which("openssl") is None:
+        lacking("no openssl (Debian package openssl)")
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*make.split(), *names], cwd=tmp_path, check=True, capture_output=True)
+    ports = free_ports(25)
+    rig_file = parse_rig(rig_text(ports, str(tmp_path)), tmp_path / "rig.toml")
+    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with page_in_thread(rig_file, ports[24], cert_file="cert.pem", key_file="key.pem"):
+        until(lambda: answers(ports[24]), lambda: "the page does not answer")
+        with urllib.request.urlopen(f"https://127.0.0.1:{ports[24]}/", context=context, timeout=60) as answer:
+            assert b"<title>loop2p</title>" in answer.read()
+        with pytest.raises((OSError, HTTPException)):
+            urllib.request.urlopen(f"http://127.0.0.1:{ports[24]}/", timeout=60)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0

@@ -368,8 +368,16 @@ def test_stamps_are_on_the_rig_clock_within_their_bound(
     ("arguments", "words"),
     [
         (("EyeLink", "Gaze", "1e9", "float32", "2"), "announces 1e+09 Hz of 2 channels"),
-        (("EyeLink", "Gaze", "10", "float32", "3"), "has 3 channels, expected 2 as in the rig file"),
-        (("EyeLink", "Gaze", "1", "float32", "5000"), "has 5000 channels, expected 1 to 4096"),
+        pytest.param(
+            ("EyeLink", "Gaze", "10", "float32", "3"),
+            "has 3 channels, expected 2 as in the rig file",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ("EyeLink", "Gaze", "1", "float32", "5000"),
+            "has 5000 channels, expected 1 to 4096",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_stream_that_can_not_be_is_refused_and_waited_for(

@@ -35,6 +35,18 @@ def sleeper(wake: threading.Event) -> int:
     return thread.native_id
 
 
+def named(begin: str, n: int) -> list[int]:
+    """The threads of this process whose names begin so; waits until there are that many: a thread names itself."""
+    end_s = time.monotonic() + 10
+    while time.monotonic() < end_s:
+        names = {int(tid): Path(f"/proc/self/task/{tid}/comm").read_text() for tid in os.listdir("/proc/self/task")}
+        found = [tid for tid, name in names.items() if name.startswith(begin)]
+        if len(found) >= n:
+            return found
+        time.sleep(0.01)
+    return []
+
+
 def main(how: str, *more: str) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     realtime = Realtime(PRIORITY, logging.getLogger("probe"))
@@ -58,9 +70,9 @@ def main(how: str, *more: str) -> None:
         bus = Bus("imaging", "probe", spec(free_ports(3)), realtime_priority=realtime.granted)
         realtime.share()
         after = sleeper(wake)
-        names = {int(tid): Path(f"/proc/self/task/{tid}/comm").read_text() for tid in os.listdir("/proc/self/task")}
+        zmq_threads = named("ZMQbg", 2)
         said["loop"], said["helper"], said["later"] = scheduling(0), scheduling(before), scheduling(after)
-        said["zmq"] = [scheduling(tid) for tid, name in names.items() if name.startswith("ZMQbg")]
+        said["zmq"] = [scheduling(tid) for tid in zmq_threads]
         child = os.fork()
         if child == 0:
             os._exit(os.sched_getscheduler(0))

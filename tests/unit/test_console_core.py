@@ -18,6 +18,7 @@ from loop2p.console.pictures import jpeg_of, reference_jpegs
 from loop2p.console.preflight import preflight
 from loop2p.console.samples import COLUMNS, KEPT, OPEN, Samples
 from loop2p.protocol import (
+    ROLES,
     Accepted,
     Alarm,
     Calibration,
@@ -369,6 +370,38 @@ def test_an_outline_goes_round_the_pixels():
 @pytest.mark.parametrize("pixel", [(8, 0), (0, 10), (-1, 0)])
 def test_an_roi_outside_the_image_has_no_outline(pixel: tuple[int, int]):
     assert outlines(rois([pixel]))[0].rois == []
+
+
+@pytest.mark.parametrize("lengths", [[2], [0], [-1, 2], [1, 1]])
+def test_lists_that_do_not_fit_one_another_are_not_drawn(lengths: list[int]):
+    plane = PlaneRois(plane=0, names=[], lengths=i32(lengths), rows=i32([1]), cols=i32([1]))
+    assert outlines(Rois(set_id="s", height=8, width=8, planes=[plane]))[0].rois == []
+    assert outlines(rois([(1, 1)], height=10**9)) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, 0.0])
+def test_no_number_stops_the_page(value: float):
+    heard = Heard()
+    for name in ROLES:
+        heard.beat(name)
+    at = Cause(10**12, 0, value, 10**18)
+    heard.say("imaging", traces(0, shift_y_px=value, shift_x_px=value, quality=value, cause=at))
+    heard.say("imaging", traces(0, plane=10**9, cause=at))
+    heard.say("decoding", Output(d=value, value=value, dff=f32([value] * 4), cause=at))
+    heard.say("task", Selection(plus=[0, -1], minus=[3], seed=0))
+    heard.say("task", Calibration(minimum=value, threshold=value, mu=value, sigma=value, z_star=value, seed=0,
+                                  first_frame=0, last_frame=0, n_values=0))  # fmt: skip
+    heard.say("task", Trial(trial=0, edge="hit", t_s=value, elapsed_s=value))
+    heard.say("task", Session(run_id="a", rig="", task="", simulated=True, day_limit_ul=value))
+    heard.say("stimulus", Shown(what="grating", angle_deg=value, flip_ns=-(10**18), cause=at))
+    heard.say("actuation", Done(id=-1, open_ns=0, close_ns=-5, volume_ul=value))
+    heard.say("actuation", Wheel(count=0, speed_cm_s=value, t_ns=0))
+    assert len(heard.page.planes) == 1
+    board = Board(heard.view.samples)
+    board.put("page", heard.page)
+    for part in Reader(board).lacks():
+        assert "NaN" not in str(part)
+        json.loads(part)
 
 
 def test_a_preview_whose_size_is_wrong_is_no_picture():

@@ -28,8 +28,8 @@ class Page:
     def __init__(self, token: str = "", scheme: str = "http") -> None:
         self.asked: list[bytes] = []
         self.board = Board(Samples())
-        self.web = web.Web(self.board, Logins(token), {"/ask": self._ask})
-        self.client = TestClient(self.web.guarded(HOSTS, scheme), base_url=f"{scheme}://{HOST}")
+        self.web = web.Web(self.board, Logins(token), {"/ask": self._ask}, scheme)
+        self.client = TestClient(self.web.guarded(HOSTS), base_url=f"{scheme}://{HOST}")
 
     async def _ask(self, body: bytes) -> control.Answer:
         self.asked.append(body)

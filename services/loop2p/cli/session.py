@@ -133,6 +133,9 @@ class Conductor:
             self.progress.event(f"{lost.name} ended ({lost.how}, code {lost.code})")
             if lost.how == "stopped" and lost.name in self.progress.swapped:
                 continue  # another one acts for it
+            if not lost.restarting and lost.name in self.rig_file.rig.companions:
+                self.progress.event(f"{lost.name}: {self.launcher.last_words(lost.name, 1)}")
+                continue  # no session depends on it
             if not lost.restarting:
                 words = self.launcher.last_words(lost.name)
                 problem = f"{lost.name} ended ({lost.how}, code {lost.code}) and is not started again:\n{words}"

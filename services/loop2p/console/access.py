@@ -7,6 +7,7 @@ A page of another site that the operator's browser has open must not reach this 
 import hashlib
 import hmac
 import secrets
+import time
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 
@@ -90,8 +91,8 @@ def stranger(method: str, headers: Mapping[str, str], hosts: frozenset[str], sch
 class Guard:
     """Stands before the page: turns strangers away, and puts what browsers are to hold to into every answer."""
 
-    def __init__(self, app: ASGIApp, logins: Logins, hosts: frozenset[str], scheme: str, steady_s: object) -> None:
-        self.app, self.logins, self.hosts, self.scheme, self._steady_s = app, logins, hosts, scheme, steady_s
+    def __init__(self, app: ASGIApp, logins: Logins, hosts: frozenset[str], scheme: str) -> None:
+        self.app, self.logins, self.hosts, self.scheme = app, logins, hosts, scheme
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -100,7 +101,7 @@ class Guard:
         headers = Headers(scope=scope)
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
         why = stranger(method, headers, self.hosts, self.scheme)
-        known = scope["path"] in OPEN_PATHS or self.logins.knows(headers, self._steady_s())  # type: ignore[operator]
+        known = scope["path"] in OPEN_PATHS or self.logins.knows(headers, time.monotonic())
         if scope["type"] == "websocket":
             if why or not known:
                 await receive()

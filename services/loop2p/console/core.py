@@ -53,7 +53,7 @@ TOPICS = tuple(
 SILENT_S = 1.0
 """A service that was not heard for this long is silent (as for task's start barrier)."""
 MAX_TEXT = 1000
-MAX_ALARMS = 100
+MAX_ALARMS, MAX_PLANES = 100, 16
 TRIALS, EVENTS = 20, 60
 """The newest that are shown."""
 ACKNOWLEDGED = "alarm acknowledged: "
@@ -221,7 +221,7 @@ class PageView:
                 peer = self._peers[source]
                 if peer is not None:
                     peer.bound_ns = message.bound_ns
-            case Traces():
+            case Traces() if message.plane < MAX_PLANES:
                 shift = round(message.shift_y_px, 2), round(message.shift_x_px, 2)
                 self._planes[message.plane] = PlaneNow(message.plane, *shift, round(message.quality, 3), message.valid)
             case Wheel():

@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 
 from loop2p.protocol import PlaneRois, Rois, from_i32
 
+MAX_SIDE_PX = 8192
+"""Nothing is drawn of a larger image."""
+
 
 class Outline(Struct, frozen=True):
     """One ROI."""
@@ -26,13 +29,18 @@ class PlaneOutlines(Struct, frozen=True):
 
 
 def outlines(rois: Rois) -> list[PlaneOutlines]:
-    """Every ROI of every plane. One whose pixels lie outside the image, or that has none, is left out."""
+    """Every ROI of every plane. One whose pixels lie outside the image, or that has none, is left out; so is a plane
+    whose lists don't fit one another."""
+    if max(rois.height, rois.width) > MAX_SIDE_PX:
+        return []
     return [PlaneOutlines(plane.plane, list(_plane(plane, rois.height, rois.width))) for plane in rois.planes]
 
 
 def _plane(plane: PlaneRois, height: int, width: int) -> list[Outline]:
     lengths, rows, cols = (from_i32(a).astype(np.int64) for a in (plane.lengths, plane.rows, plane.cols))
     ends = np.cumsum(lengths)
+    if len(rows) != len(cols) or (lengths < 0).any() or lengths.sum() != len(rows):
+        return []
     found = []
     for k, (end, length) in enumerate(zip(ends, lengths, strict=True)):
         r, c = rows[end - length : end], cols[end - length : end]

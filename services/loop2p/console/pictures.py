@@ -8,6 +8,7 @@ import zmq
 from numpy.typing import NDArray
 from PIL import Image
 
+from loop2p.console.core import MAX_PLANES
 from loop2p.protocol import Preview, Rig, Rois, Swap, WireError, open_parts
 from loop2p.runtime.keys import Keys
 
@@ -15,7 +16,6 @@ QUALITY = 80
 """Of the JPEG."""
 WAITING = 4
 """Previews the socket holds at most; older ones are dropped by ZeroMQ."""
-MAX_PLANES = 16
 
 
 class Previews:

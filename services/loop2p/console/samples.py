@@ -87,7 +87,7 @@ class Samples:
         means: list[float | None] = []
         for rois in (self.plus, self.minus):
             known = dff is not None and rois and max(rois) < len(dff)
-            means.append(_number(float(dff[rois].mean())) if dff is not None and known else None)
+            means.append(_number(float(dff[rois].mean(dtype=float))) if dff is not None and known else None)
         return [_number(output.value), _number(output.d), *means]
 
     def since(self, row: int) -> tuple[int, list[Row]]:

@@ -88,7 +88,7 @@ class Console:
         """Sessions that were drawn on this page, by name."""
         self._token = read_token(options, rig_file) if options.token_file else ""
         asking = {"/ask": self._ask, "/candidates": self._candidates, "/draw": self._draw_rois}
-        self.web = Web(self.board, Logins(self._token, f"loop2p-{options.port}"), asking)
+        self.web = Web(self.board, Logins(self._token, f"loop2p-{options.port}"), asking, options.scheme)
         self._put_facts()
 
     def _put_facts(self) -> None:
@@ -119,7 +119,7 @@ class Console:
         checking = asyncio.create_task(self._check(stop))
         log.info("the page is at %s://%s:%d/", self.options.scheme, *listener.getsockname()[:2])
         try:
-            await self._listen(stop, serving)
+            await self._listen(stop, serving, checking)
         finally:
             server.should_exit = True
             checking.cancel()
@@ -131,7 +131,7 @@ class Console:
         folder = self.rig_file.path.parent
         files = {"ssl_certfile": self.options.cert_file, "ssl_keyfile": self.options.key_file}
         return uvicorn.Config(
-            self.web.guarded(self.options.hosts, self.options.scheme),
+            self.web.guarded(self.options.hosts),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -149,13 +149,13 @@ class Console:
 
     # ------------------------------------------------------------ the bus
 
-    async def _listen(self, stop: threading.Event, serving: "asyncio.Task[None]") -> None:
-        """Ends when asked to, or when the server has met a bug."""
+    async def _listen(self, stop: threading.Event, *others: "asyncio.Task[None]") -> None:
+        """Ends when asked to, or when one of the others has met a bug."""
         ticks, due_s = 0, time.monotonic()
         with Monitor(self.rig_file.rig, TOPICS, self.keys) as monitor:
             previews = Previews(self.rig_file.rig, self.keys)
             try:
-                while not stop.is_set() and not serving.done():
+                while not stop.is_set() and not any(other.done() for other in others):
                     for envelope in monitor.wait(0):
                         self.view.take(envelope, time.monotonic(), time.time())
                         if isinstance(envelope.message, Swap):

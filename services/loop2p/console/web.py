@@ -44,8 +44,8 @@ class News:
 class Web:
     """Serves the page. What is asked is put to `asking` by its path."""
 
-    def __init__(self, board: Board, logins: Logins, asking: Mapping[str, Asking]) -> None:
-        self._board, self._logins = board, logins
+    def __init__(self, board: Board, logins: Logins, asking: Mapping[str, Asking], scheme: str = "http") -> None:
+        self._board, self._logins, self._scheme = board, logins, scheme
         self.news = News()
         self.browsers = 0
         routes: list[Route | WebSocketRoute | Mount] = [
@@ -59,12 +59,9 @@ class Web:
         routes += [Route(path, _answering(ask), methods=["POST"]) for path, ask in asking.items()]
         self._app = Starlette(routes=routes)
 
-    def guarded(self, hosts: frozenset[str], scheme: str) -> ASGIApp:
+    def guarded(self, hosts: frozenset[str]) -> ASGIApp:
         """The application behind its guard."""
-        self._secure = scheme == "https"
-        return Guard(self._app, self._logins, hosts, scheme, time.monotonic)
-
-    _secure = False
+        return Guard(self._app, self._logins, hosts, self._scheme)
 
     async def _index(self, request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -79,8 +76,9 @@ class Web:
             return JSONResponse({"accepted": False, "reason": "not the token of this page"}, 401)
         response = JSONResponse({"accepted": True, "reason": ""})
         response.set_cookie(
-            self._logins.cookie, cookie, max_age=int(LOGIN_S), httponly=True, samesite="strict", secure=self._secure
-        )
+            self._logins.cookie, cookie, max_age=int(LOGIN_S), httponly=True, samesite="strict",
+            secure=self._scheme == "https",
+        )  # fmt: skip
         return response
 
     async def _log_out(self, request: Request) -> Response:

@@ -1,6 +1,6 @@
 // The field of view of each plane: live, the day's reference, or both; ROIs over it, P+ solid and up, P- dashed and down.
 const LIVE = 0, REFERENCE = 1, SHARP = 2, OLD_MS = 3000;
-const PLUS = "#e69f00", MINUS = "#56b4e9", OTHER = "#9aa3ac";
+const PLUS = "#e69f00", MINUS = "#56b4e9", OTHER = "#c3cad1";
 const NAMES = ["proximal trunk", "distal trunk"];
 const place = document.getElementById("planes");
 const planes = new Map();
@@ -129,7 +129,7 @@ function drawRois() {
     const scale = over.width / (over.clientWidth || 400);  // canvas pixels in one of the screen
     for (const roi of found) {
       const chosen = number === 0, isPlus = chosen && plus.includes(roi.index), isMinus = chosen && minus.includes(roi.index);
-      outline(ctx, roi.edges, isPlus ? PLUS : isMinus ? MINUS : OTHER, (isPlus || isMinus ? 2.2 : 1) * scale, isMinus);
+      outline(ctx, roi.edges, isPlus ? PLUS : isMinus ? MINUS : OTHER, (isPlus || isMinus ? 2.2 : 1.4) * scale, isMinus);
       if (chosen && picked.has(roi.index)) box(ctx, roi, scale);
       if (isPlus) mark(ctx, roi, `+${roi.index}`, PLUS, true, scale);
       if (isMinus) mark(ctx, roi, `−${roi.index}`, MINUS, false, scale);
@@ -141,19 +141,21 @@ export function outlines(value) { rois = value; drawRois(); }
 
 export function select(newPlus, newMinus) { plus = newPlus; minus = newMinus; drawRois(); }
 
+const digits = (value, n) => value === null ? "–" : value.toFixed(n);  // what is not finite comes as null
+
 export function captions(list) {
   for (const p of list) planeOf(p.plane);
   for (const plane of planes.values()) {
     const p = list.find((one) => one.plane === plane.number), name = `plane ${plane.number}, ${NAMES[plane.number] ?? ""}`;
     const old = performance.now() - plane.seen > OLD_MS;
     const picture = plane.bitmaps[LIVE] ? old ? " ✖ the live picture is old" : "" : ": no live picture yet";
-    const state = p ? `: quality ${p.quality.toFixed(2)}, shift ${p.shift_y_px.toFixed(1)}, ${p.shift_x_px.toFixed(1)} px${p.valid ? "" : " ✖ not valid: nothing is decided from it"}` : ": no frames";
+    const state = p ? `: quality ${digits(p.quality, 2)}, shift ${digits(p.shift_y_px, 1)}, ${digits(p.shift_x_px, 1)} px${p.valid ? "" : " ✖ not valid: nothing is decided from it"}` : ": no frames";
     plane.caption.textContent = `${name}${state}${picture}`;
     plane.figure.classList.toggle("old", old);
   }
 }
 
-document.getElementById("large").addEventListener("change", (event) => place.classList.toggle("large", event.target.checked));
+document.getElementById("large").addEventListener("change", (event) => place.classList.toggle("stacked", event.target.checked));
 for (const choice of document.querySelectorAll("input[name=view]")) {
   choice.addEventListener("change", () => planes.forEach(paint));
 }

@@ -168,7 +168,7 @@ function mouse(p) {
   ration.max = p.day_limit_ul ?? 1;
   ration.high = 0.9 * ration.max;
   ration.value = p.day_ul ?? 0;
-  at("ration-words").textContent = `of ${number(p.day_limit_ul, 0)} µl; heard in this run: rewards ${p.rewards}, ${p.reward_ul.toFixed(0)} µl`;
+  at("ration-words").textContent = `of ${number(p.day_limit_ul, 0)} µl; heard in this run: rewards ${p.rewards}, ${number(p.reward_ul, 0)} µl`;
   at("speed").textContent = `${number(p.speed_cm_s, 1)} cm/s`;
   at("licks").textContent = `licks: ${p.licks}`;
 }
