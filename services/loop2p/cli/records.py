@@ -58,9 +58,20 @@ def trace(run: RunFolder, frame: Annotated[int, typer.Argument(help="frame index
             )
 
 
-def replay(run: RunFolder, json: Json = False) -> None:
+def replay(
+    run: RunFolder,
+    view: Annotated[bool, typer.Option("--view", help="show it on the operator's page instead; Ctrl-C ends")] = False,
+    port: Annotated[int, typer.Option(help="of the page; a free one unless given", min=0, max=65535)] = 0,
+    json: Json = False,
+) -> None:
     """Decide again from the recorded outputs: same threshold, angles, outcomes and rewards? Exit code 1 if not."""
     from loop2p.cli.replaying import replay_run
+
+    if view:
+        from loop2p.cli.viewing import view_run
+
+        view_run(folder_of(run), port)
+        return
 
     result = replay_run(folder_of(run))
     if json:

@@ -90,6 +90,10 @@ class Samples:
             means.append(_number(float(dff[rois].mean(dtype=float))) if dff is not None and known else None)
         return [_number(output.value), _number(output.d), *means]
 
+    def begin_again(self, count: int, epoch: int) -> None:
+        """The rows that are kept are sent anew to everybody: they follow on `count` others, and are of another time."""
+        self.count, self.epoch = count + len(self._rows), epoch
+
     def since(self, row: int) -> tuple[int, list[Row]]:
         """(number of the first row given, rows): those from number `row` on, so far as they are kept."""
         first = max(row, self.count - len(self._rows))

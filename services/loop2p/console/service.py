@@ -6,14 +6,11 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import uvicorn
 from msgspec import Struct, structs
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from loop2p.console.access import Logins
 from loop2p.console.asks import Asks, to_task
@@ -24,6 +21,7 @@ from loop2p.console.options import ConsoleOptions, check, read_session, read_tex
 from loop2p.console.outlines import outlines
 from loop2p.console.pictures import Previews, jpeg_of, reference_jpegs
 from loop2p.console.preflight import preflight
+from loop2p.console.server import Server, listening
 from loop2p.console.web import Web
 from loop2p.protocol import FileError, RigFile, Swap, WireError, control
 from loop2p.runtime.ask import ask, ask_answer
@@ -31,7 +29,6 @@ from loop2p.runtime.keys import load_keys
 from loop2p.runtime.monitor import Monitor
 
 log = logging.getLogger("loop2p.console")
-logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 TICK_S = 1 / 15
 """The bus is looked at so often; what came meanwhile goes out together."""
@@ -39,9 +36,6 @@ PAGE_TICKS = 4
 """All but traces and pictures goes out every so many ticks."""
 PREFLIGHT_S = 1.0
 ASK_S = 5.0
-PING_S, SILENT_S = 3.0, 5.0
-"""A browser is asked for a sign of life so often, and cut off if none comes in so long: then it does not read."""
-LEAVE_S = 1
 
 
 class Facts(Struct, frozen=True):
@@ -51,21 +45,6 @@ class Facts(Struct, frozen=True):
     sessions: list[str]
     logged_in: bool
     """There is a login to leave."""
-
-
-class _WebSockets(WebSocketsSansIOProtocol):
-    """Cuts off who does not read: what waits for it is thrown away, and no memory and no file is kept."""
-
-    def keepalive_timeout(self) -> None:
-        self.pong_timer = None
-        log.warning("a browser (%s) does not read and is cut off", self.client and self.client[0])
-        self.transport.abort()
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # signals are the runtime's
 
 
 class Console:
@@ -103,18 +82,14 @@ class Console:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`. Raises OSError if the port is taken."""
-        with self._bound() as listener:
+        with listening(self.options.address, self.options.port) as listener:
             asyncio.run(self._run(stop, listener))
 
-    def _bound(self) -> socket.socket:
-        at = self.options.address, self.options.port
-        try:
-            return socket.create_server(at, family=socket.AF_INET6 if ":" in at[0] else socket.AF_INET)
-        except OSError as error:
-            raise OSError(f"console: can't listen on {at[0]}:{at[1]}: {error.strerror}; expected a free port") from None
-
     async def _run(self, stop: threading.Event, listener: socket.socket) -> None:
-        server = _Server(self._config())
+        folder = self.rig_file.path.parent
+        files = {"ssl_certfile": self.options.cert_file, "ssl_keyfile": self.options.key_file}
+        secrets = {key: str(folder / name) for key, name in files.items() if name}
+        server = Server(self.web.guarded(self.options.hosts), secrets)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         checking = asyncio.create_task(self._check(stop))
         log.info("the page is at %s://%s:%d/", self.options.scheme, *listener.getsockname()[:2])
@@ -126,26 +101,6 @@ class Console:
             with contextlib.suppress(asyncio.CancelledError):
                 await checking
             await serving
-
-    def _config(self) -> uvicorn.Config:
-        folder = self.rig_file.path.parent
-        files = {"ssl_certfile": self.options.cert_file, "ssl_keyfile": self.options.key_file}
-        return uvicorn.Config(
-            self.web.guarded(self.options.hosts),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            http="h11",
-            ws=_WebSockets,
-            ws_per_message_deflate=False,  # pictures don't shrink, and samples are small
-            ws_max_size=1000,
-            ws_ping_interval=PING_S,
-            ws_ping_timeout=SILENT_S,
-            limit_concurrency=100,
-            timeout_graceful_shutdown=LEAVE_S,
-            **{key: str(folder / name) for key, name in files.items() if name},  # type: ignore[arg-type]
-        )
 
     # ------------------------------------------------------------ the bus
 

@@ -4,6 +4,7 @@ import * as charts from "./charts.js";
 import * as day1 from "./day1.js";
 import * as images from "./images.js";
 import {live} from "./live.js";
+import * as player from "./player.js";
 
 const STATES = {
   running: ["▶", "running"], preparing: ["…", "preparing"], paused: ["❚❚", "paused"], idle: ["○", "idle"],
@@ -219,7 +220,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 live({
-  opened: () => charts.restart(), facts, page, preflight,
+  opened: () => charts.restart(), facts, recording: player.recording, moment: player.show, page, preflight,
   runs: day1.runs, candidates: day1.candidates, drawn: day1.drawn, rois: images.outlines, samples: charts.add, picture: images.picture,
 }, (isLive) => {
   at("offline").hidden = isLive;
