@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from loop2p.cli.main import EXIT_REFUSED, RigPath, fail, open_rig, out
+from loop2p.cli.main import EXIT_REFUSED, Json, RigPath, fail, open_rig, out, print_json
 from loop2p.runtime.keys import OPERATOR, PRIVATE, PUBLIC, keys_folder, make_keys
 
 
@@ -18,6 +18,7 @@ def keys(
         list[str] | None, typer.Argument(help="whose; all services, companions and the operator unless given")
     ] = None,
     renew: Annotated[bool, typer.Option(help="new keys in place of those that are there")] = False,
+    json: Json = False,
 ) -> None:
     """Make the keys that are missing, and say which machine each secret one is for.
 
@@ -31,6 +32,9 @@ def keys(
     hosts = {name: spec.host for name, spec in (rig_file.rig.services | rig_file.rig.companions).items()}
     wanted = names or [*hosts, OPERATOR]
     made = make_keys(folder, wanted, renew)
+    if json:
+        print_json({name: {"made": name in made, "host": hosts.get(name)} for name in wanted})
+        return
     for name in wanted:
         where = hosts.get(name, "where its user works")
         told = "made" if name in made else "there"

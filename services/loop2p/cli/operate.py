@@ -64,18 +64,20 @@ def up(rig: RigPath, host: HostName = "local") -> None:
         fail(str(error), EXIT_REFUSED)
 
 
-def stop(rig: RigPath, host: Annotated[str, typer.Option(help="only this machine's services")] = "") -> None:
+def stop(
+    rig: RigPath, host: Annotated[str, typer.Option(help="only this machine's services")] = "", json: Json = False
+) -> None:
     """Stop the rig, out of band: actuation first, recording last. Needs neither task nor bus."""
     rig_file = open_rig(rig)
     services = {n: s for n, s in rig_file.rig.services.items() if not s.external and host in ("", s.host)}
-    silent = []
-    keys = operator_keys(rig_file)
+    keys, answers = operator_keys(rig_file), {}
     for name in sorted(services, key=lambda n: {"actuation": 0, "recording": 2}.get(n, 1)):
-        answer = ask_answer(services[name].control, control.Stop(by="operator"), 2.0, keys)
-        out.print(f"{name}: {'stops' if answer.accepted else answer.reason}", markup=False)
-        if not answer.accepted:
-            silent.append(name)
-    if silent:
+        answer = answers[name] = ask_answer(services[name].control, control.Stop(by="operator"), 2.0, keys)
+        if not json:
+            out.print(f"{name}: {'stops' if answer.accepted else answer.reason}", markup=False)
+    if json:
+        print_json({name: {"stops": answer.accepted, "reason": answer.reason} for name, answer in answers.items()})
+    if not all(answer.accepted for answer in answers.values()):
         raise typer.Exit(EXIT_REFUSED)
 
 
@@ -173,12 +175,16 @@ def ask_task(
     rig: RigPath,
     kind: Annotated[str, typer.Argument(help="pause, resume, stop, abort, free_reward, note or status")],
     text: Annotated[str, typer.Argument(help="the note's text")] = "",
+    json: Json = False,
 ) -> None:
     """Ask something of the running session; task accepts or refuses with a reason."""
     rig_file = open_rig(rig)
     args = {"text": text} if text else {}
     request = control.Ask(kind, OPERATOR, args)
     answer = ask_answer(rig_file.rig.services["task"].control, request, keys=operator_keys(rig_file))
-    out.print(f"{'accepted' if answer.accepted else 'refused'}: {answer.reason or kind}", markup=False)
+    if json:
+        print_json({"accepted": answer.accepted, "reason": answer.reason})
+    else:
+        out.print(f"{'accepted' if answer.accepted else 'refused'}: {answer.reason or kind}", markup=False)
     if not answer.accepted:
         raise typer.Exit(EXIT_REFUSED)
