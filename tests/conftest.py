@@ -1,6 +1,7 @@
 """What all tests share: free ports, rig files, real recordings, and processes that are always ended."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from loop2p.cli.benchmarks.rig import free_ports as benchmark_ports
 ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 
 
 @pytest.fixture(scope="session")

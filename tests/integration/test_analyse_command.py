@@ -78,6 +78,7 @@ def test_results_are_tables_figures_and_a_page_that_needs_nothing_else(whole: Pa
     assert not any(word in page for word in ('src="http', "src='http", "<link", "@import", "<script src"))
 
 
+@pytest.mark.long
 def test_two_workers_find_the_same(arms: Path, whole: Path, tmp_path: Path):
     assert run(arms, tmp_path, "--workers", "2", "--json").returncode == 0
     assert_same(whole, tmp_path)

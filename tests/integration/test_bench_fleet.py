@@ -84,6 +84,7 @@ def test_hogs_end_with_the_block() -> None:
             os.kill(one, signal.SIGTERM)
 
 
+@pytest.mark.long
 def test_both_ways_of_scheduling_are_measured() -> None:
     found = bench_hogs(n_hogs=1, n_commands=20, rounds=1, seed=1, say=print)
     assert all(q["n"] >= 20 for q in found["command_ms"].values())

@@ -148,6 +148,7 @@ def stable_blobs(movie: NDArray[Any], n: int) -> list[Pixels]:
     return [rois[k] for k in np.argsort(f.std(axis=0) / f.mean(axis=0))[:n]]
 
 
+@pytest.mark.long
 def test_the_ramp_of_a_cold_start_is_no_hit(
     recordings: Path, tmp_path: Path, free_ports: Callable[[int], list[int]]
 ) -> None:

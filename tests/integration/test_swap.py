@@ -117,6 +117,7 @@ def test_a_program_in_its_place_that_dies_gives_it_back_at_once(
     assert summary["audit"]["complete"], summary["notes"]
 
 
+@pytest.mark.long
 def test_what_differs_more_than_it_may_does_not_act(
     tmp_path: Path, free_ports: Callable[[int], list[int]], spawn: Spawn
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import exponential_decoder
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from whole_rig import Running, running, task_text, whole_rig
 
@@ -55,6 +56,7 @@ class Record:
         return len(compared)
 
 
+@pytest.mark.long
 def test_a_class_that_lies_elsewhere(tmp_path: Path, free_ports: Callable[[int], list[int]]) -> None:
     folder = tmp_path / "their_lab_code" / "their_lab"
     folder.mkdir(parents=True)

@@ -23,6 +23,7 @@ from loop2p.protocol import (
     Alarm,
     Done,
     Envelope,
+    Heartbeat,
     Output,
     Phase,
     RequestLog,
@@ -56,6 +57,7 @@ METRICS = {
     "clock_bound_limit_seconds": "gauge",
     "heartbeat_age_seconds": "gauge",
     "alarm_active": "gauge",
+    "realtime_priority": "gauge",
 }
 """Of every service, each behind "loop2p_". A role's own stand behind its name: see docs/how-to/metrics.md."""
 
@@ -178,6 +180,8 @@ def test_a_session_with_everything(
     try:
         rig.wait_for(Trial, edge="hit")
         rig.wait(rewarded, "the reward")
+        for _ in range(2):  # what has happened is on its page once it has beaten and beats again
+            rig.wait(lambda e: e.topic == Heartbeat.topic and e.header.source == "actuation", "actuation's heartbeat")
         check_metrics(rig_file)
 
         state = state_of(rig_file)
