@@ -27,7 +27,7 @@ from websockets.sync.client import ClientConnection, connect
 from whole_rig import Running, running, task_text, whole_rig
 
 from loop2p.cli.run import make_files
-from loop2p.console import Console, service
+from loop2p.console import Console, server
 from loop2p.console.board import LIVE
 from loop2p.console.options import ConsoleOptions
 from loop2p.protocol import Audit, RequestLog, RigFile, Session, parse_rig, read_rig
@@ -269,8 +269,8 @@ def test_who_does_not_read_is_sent_fewer_pictures_then_cut_off_and_the_others_no
     tmp_path: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = free_ports(25)
-    monkeypatch.setattr(service, "PING_S", 0.3)
-    monkeypatch.setattr(service, "SILENT_S", 2.0)
+    monkeypatch.setattr(server, "PING_S", 0.3)
+    monkeypatch.setattr(server, "SILENT_S", 2.0)
     filler = os.urandom(2_000_000)
     with (
         page_in_thread(toy_rig(ports, str(tmp_path)), ports[24]) as console,
