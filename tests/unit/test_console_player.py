@@ -25,7 +25,7 @@ def player_of(made: Made) -> Player:
 
 
 def shown(player: Player) -> object:
-    return to_builtins(player.view.page(player.steady_s))
+    return to_builtins(player.view.page(player.t_s))
 
 
 def test_it_shows_what_the_live_page_showed(made: Made) -> None:

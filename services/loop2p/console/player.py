@@ -49,6 +49,7 @@ class Player:
         self._at_ns = [at_ns for at_ns, _ in self._records]
         self.end_s = (self._at_ns[-1] - self._at_ns[0]) / 1e9
         self.t_s = 0.0
+        """This moment; also the steady clock of the view."""
         self.playing, self.speed = False, 1.0
         self._wall_s = self._begun_unix_s()
         self._next = 0
@@ -67,11 +68,6 @@ class Player:
     def unix_s(self) -> float:
         """The wall's time at this moment of the session."""
         return self._wall_s + self.t_s
-
-    @property
-    def steady_s(self) -> float:
-        """The view's steady clock at this moment."""
-        return self.t_s
 
     def marks(self) -> list[Mark]:
         """Phases, and how each trial ended."""

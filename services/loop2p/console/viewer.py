@@ -77,7 +77,7 @@ class Viewer:
     async def _show(self) -> None:
         player, board = self._player, self._board
         board.samples = player.view.samples
-        page = player.view.page(player.steady_s)
+        page = player.view.page(player.t_s)
         services = [s for s in page.services if s.name != "recording"]  # it does not record its own heartbeats
         board.put("page", structs.replace(page, services=services))
         board.put("moment", player.moment)
