@@ -146,6 +146,7 @@ def test_who_stands_by_is_heard_and_not_obeyed(two: Two) -> None:
 
 
 def test_all_change_places_between_the_same_two_frames_there_and_back(two: Two) -> None:
+    wait_for(lambda: (two.chief.obeyed and two.listener.obeyed) or two.warm())  # somebody decided before
     two.quiet()
     for lead in (0, 40):  # the word comes between two frames, or while they come
         for acting, shadow in ((two.at, two.home), (two.home, two.at)):
