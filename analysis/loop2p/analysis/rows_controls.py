@@ -1,7 +1,8 @@
 """A21: what must not show an error signal does not.
 
 Level: mice. A twin has the mice of the main arm (same seed, same number of neurons, same rule of threshold) and lacks
-the vector; so each mouse is compared with itself, over the days that both have.
+the vector; so each mouse is compared with itself, over the days that both have. Judged are isolated events: those that
+others of their neuron run into look like an error signal without any (residuals.isolated), and all events stand beside.
 """
 
 import numpy as np
@@ -20,15 +21,15 @@ AIM = 0.06
 
 
 class Twin(Struct, frozen=True):
-    """A control and the main arm in the same mice and days."""
+    """A control and the main arm in the same mice and days: isolated events."""
 
     name: str
     main: Contrast
     twin: Contrast
     test: Test
     """dd of main minus dd of the twin, over mice."""
-    alone: tuple[Contrast, Contrast]
-    """main, twin: events that others of the same neuron run into left out."""
+    whole: tuple[Contrast, Contrast]
+    """main, twin: of all events."""
 
     @property
     def dd(self) -> tuple[float, float]:
@@ -36,9 +37,9 @@ class Twin(Struct, frozen=True):
         return _mean_dd(self.main), _mean_dd(self.twin)
 
     @property
-    def dd_alone(self) -> tuple[float, float]:
-        """The same of isolated events."""
-        main, twin = map(_mean_dd, self.alone)
+    def dd_whole(self) -> tuple[float, float]:
+        """The same of all events."""
+        main, twin = map(_mean_dd, self.whole)
         return main, twin
 
     @property
@@ -60,8 +61,8 @@ class Twin(Struct, frozen=True):
     "A21",
     "no vector without an apical vector: twins of the main arm that lack it show none",
     paper="none of its own",
-    rule="each twin: P+ less P- (A13) of main minus twin > 0, p < .01; |twin| < half of main; scalar: P+ and P- change "
-    "in the same direction",
+    rule=f"each twin, by events {APART_S:g} s from others of their neuron: P+ less P- (A13) of main minus twin > 0, "
+    "p < .01; |twin| < half of main; scalar: P+ and P- change in the same direction",
 )
 def a21(arms: Arms) -> Found:
     twins = [twin_of(arms, name) for name in TWINS if name in arms]
@@ -70,10 +71,10 @@ def a21(arms: Arms) -> Found:
         raise MissingError(f"the arms {', '.join(missing)}")
     passed = {twin.name: twin.passes for twin in twins}
     aim = all(abs(twin.dd[1]) <= AIM for twin in twins)
-    aim_alone = all(abs(twin.dd_alone[1]) <= AIM for twin in twins)
+    aim_whole = all(abs(twin.dd_whole[1]) <= AIM for twin in twins)
     lines = [
         f"{twin.name} {'passes' if passed[twin.name] else 'FAILS'}: main less twin {twin.test.estimate:+.3f}, "
-        f"{told([twin.test])}; events that are {APART_S:g} s from others of their neuron: {_alone(twin)}"
+        f"{told([twin.test])}; all events: {_whole(twin)}"
         for twin in twins
     ]
     return Found(
@@ -81,7 +82,7 @@ def a21(arms: Arms) -> Found:
         None if missing else all(passed.values()),
         "; ".join([*lines, *([f"needs the arms {', '.join(missing)}"] if missing else [])]),
         [twin.test for twin in twins],
-        f"each twin within +-{AIM:g}: {_reached(aim)}; isolated events: {_reached(aim_alone)}",
+        f"each twin within +-{AIM:g}: {_reached(aim)}; all events: {_reached(aim_whole)}",
     )
 
 
@@ -95,11 +96,11 @@ def twin_of(arms: Arms, name: str) -> Twin:
         if len(main[day].role) != len(other[day].role):
             raise MissingError(f"as many neurons in {other[day].path} as in {main[day].path}: else it is no twin")
     sessions = [[arm[day] for day in days] for arm in (main, other)]
-    own, twin = map(contrast, sessions)
-    alone = [contrast([isolated(session) for session in arm]) for arm in sessions]
+    own, twin = (contrast([isolated(session) for session in arm]) for arm in sessions)
+    whole = (contrast(sessions[0]), contrast(sessions[1]))
     dd, twin_dd = (np.array(list(found.dd.values())) for found in (own, twin))
     what = f"z residual, reduction - increase of P+ less P-, main - {name}"
-    return Twin(name, own, twin, t_paired(dd, twin_dd, what=what, level="mouse"), (alone[0], alone[1]))
+    return Twin(name, own, twin, t_paired(dd, twin_dd, what=what, level="mouse"), whole)
 
 
 def _by_day(arms: Arms, name: str) -> dict[tuple[str, int], SessionData]:
@@ -114,8 +115,8 @@ def _figures(twin: Twin) -> str:
     return f"{twin.name} {own:+.3f} (P+ {plus:+.3f}, P- {minus:+.3f}; main {main:+.3f})"
 
 
-def _alone(twin: Twin) -> str:
-    main, own = twin.dd_alone
+def _whole(twin: Twin) -> str:
+    main, own = twin.dd_whole
     return f"{own:+.3f} (main {main:+.3f})"
 
 

@@ -26,6 +26,8 @@ class Board:
         """Kind -> (number, JSON)."""
         self.pictures: dict[tuple[int, int], tuple[int, bytes]] = {}
         """(kind, plane) -> (number, bytes)."""
+        self.pictures_put = 0
+        """Pictures that came, whoever took them."""
         self._number = 0
         self._chunk: tuple[int, int, str] = (0, 0, "")
 
@@ -36,6 +38,7 @@ class Board:
             self.texts[kind] = self._next(), text
 
     def put_picture(self, kind: int, plane: int, jpeg: bytes) -> None:
+        self.pictures_put += 1
         self.pictures[kind, plane] = self._next(), bytes((kind, plane)) + jpeg
 
     def forget_live(self) -> None:
@@ -63,6 +66,9 @@ class Reader:
 
     def __init__(self, board: Board) -> None:
         self._board = board
+        self._begin = board.pictures_put - len(board.pictures)
+        self.pictures = 0
+        """That it was sent, or is being sent."""
         self._row = 0
         self._sent: dict[object, int] = {}
 
@@ -82,4 +88,10 @@ class Reader:
             number, data = board.pictures[key]
             if self._sent.get(key, 0) < number:
                 self._sent[key] = number
+                self.pictures += 1
                 yield data
+
+    @property
+    def pictures_passed_over(self) -> int:
+        """Newer ones came before it had taken those before."""
+        return self._board.pictures_put - self._begin - self.pictures

@@ -31,7 +31,11 @@ class _WebSockets(WebSocketsSansIOProtocol):
 
     def keepalive_timeout(self) -> None:
         self.pong_timer = None
-        log.warning("a browser (%s) does not read and is cut off", self.client and self.client[0])
+        log.warning(
+            "browser %s:%s does not read and is cut off; %d bytes that it did not take are thrown away",
+            *(self.client or ("?", 0)),
+            self.transport.get_write_buffer_size(),
+        )
         self.transport.abort()
 
 

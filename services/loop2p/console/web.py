@@ -1,6 +1,7 @@
 """The page's web application: files, login, requests, and the live connection of each browser."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -18,6 +19,8 @@ from loop2p.console.access import LOGIN_S, Guard, Logins
 from loop2p.console.asks import MAX_BYTES
 from loop2p.console.board import Board, Reader
 from loop2p.protocol import control
+
+log = logging.getLogger("loop2p.console")
 
 STATIC = Path(__file__).parent / "static"
 MAX_BROWSERS = 20
@@ -93,8 +96,8 @@ class Web:
         await websocket.accept()
         self.browsers += 1
         gone = asyncio.create_task(_until_gone(websocket))
+        reader = Reader(self._board)
         try:
-            reader = Reader(self._board)
             while not gone.done():
                 for part in reader.lacks():
                     await (websocket.send_text(part) if isinstance(part, str) else websocket.send_bytes(part))
@@ -105,9 +108,15 @@ class Web:
             pass
         finally:
             self.browsers -= 1
+            passed, sent = reader.pictures_passed_over, reader.pictures
+            log.info("browser %s:%s leaves: %d pictures sent, %d passed over", *_where(websocket), sent, passed)
             gone.cancel()
             with suppress(asyncio.CancelledError, WebSocketDisconnect):
                 await gone
+
+
+def _where(websocket: WebSocket) -> tuple[str, int]:
+    return (websocket.client.host, websocket.client.port) if websocket.client else ("?", 0)
 
 
 async def _until_gone(websocket: WebSocket) -> None:

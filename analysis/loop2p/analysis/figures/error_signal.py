@@ -208,9 +208,10 @@ def negative_controls(arms: Arms) -> Plate | None:
     texts = [f"main - {look(n).label} {signed(t.test.estimate)}, {told([t.test])}" for n, t in twins.items()]
     return Plate(
         figure, "Negative controls",
-        f"Twins of the main arm: the same mice and days under another signal. a: dd, a line for each mouse, thick bars "
-        f"mean +- s.e.m. over mice; grey: +-{AIM:g}, the aim for a twin. b: its two parts, bars mean +- s.e.m. over "
-        f"mice, marks mice; a scalar signal gives P+ and P- the same sign. Level: mouse. {'; '.join(texts)}.",
+        f"Twins of the main arm: the same mice and days under another signal, isolated events. a: dd, a line for each "
+        f"mouse, thick bars mean +- s.e.m. over mice; grey: +-{AIM:g}, the aim for a twin. b: its two parts, bars mean "
+        f"+- s.e.m. over mice, marks mice; a scalar signal gives P+ and P- the same sign. Level: mouse. "
+        f"{'; '.join(texts)}.",
     )  # fmt: skip
 
 

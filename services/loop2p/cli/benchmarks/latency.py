@@ -88,11 +88,11 @@ def measure_commands(
         with running(rig_file, folder) as launcher:
             wait_until_ready(launcher, rig_file, ["task"])
             with sending(port, rate_hz, seed, folder / "sender.log"):
-                run = _measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, busy)
+                run = measure(launcher, rig_file, n_commands, rate_hz, planes, n_rois, busy)
             return run._replace(realtime={name: _is_realtime(launcher, name) for name in SERVICES})
 
 
-def _measure(
+def measure(
     launcher: Launcher,
     rig_file: RigFile,
     n: int,
@@ -101,6 +101,7 @@ def _measure(
     n_rois: int,
     busy: Callable[[], AbstractContextManager[object]],
 ) -> Commands:
+    """Start a session on a rig that is up and streamed to, and take n commands. Raises RuntimeError."""
     info = machine()
     sent: dict[str, dict[int, int]] = {"traces": {}, "output": {}, "command": {}}
     accepted: list[tuple[Cause, int]] = []
@@ -112,7 +113,7 @@ def _measure(
         )
         if not answer.accepted:
             raise RuntimeError(f"task refuses to start: {answer.reason}")
-        wait_until_ready(launcher, rig_file, SERVICES)
+        wait_until_ready(launcher, rig_file, launcher.services)
         with busy():
             deadline = time.monotonic() + 60 + 3 * n * planes / rate_hz
             while len(accepted) < n:

@@ -58,8 +58,10 @@ def write_rig(
     seed: int,
     realtime_priority: int = 0,
     companions: str = "",
+    whole: bool = False,
 ) -> RigFile:
-    """imaging, decoding, task and actuation with its controller; stimulus and recording stay out.
+    """imaging, decoding, task and actuation with its controller; stimulus and recording stay out unless it is `whole`,
+    and so do previews.
 
     `companions`: tables of the rig file, as text.
     """
@@ -75,15 +77,17 @@ def write_rig(
     ]
     rois = ", ".join(f'{{plane = {p}, path = "rois{p}.json", format = "neurofinder"}}' for p in range(planes))
     options = {
-        "imaging": f'source = {{kind = "tcp", image_port = {image_port}}}\nrois = [{rois}]\npreview_hz = 0',
+        "imaging": f'source = {{kind = "tcp", image_port = {image_port}}}\nrois = [{rois}]\n'
+        f"preview_hz = {5 if whole else 0}",
         "task": "start_timeout_s = 180",
+        "stimulus": 'renderer = "software"\nwidth_px = 160\nheight_px = 90',
         "actuation": f'controller = "socket://127.0.0.1:{serial_port}"\n'
         'valve = {date = "2026-11-02", points = [{open_ms = 40, ul = 4}]}\ncalibration_stale_days = 0',
     }
     for role in ROLES:
         lines.append(f"[services.{role}]")
         lines += [f'{which} = "tcp://127.0.0.1:{next(ports)}"' for which in ("publish", "bulk", "control")]
-        if role in ("stimulus", "recording"):
+        if role in ("stimulus", "recording") and not whole:
             lines.append("external = true")
         elif realtime_priority:
             lines.append(f"realtime_priority = {realtime_priority}")
