@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 from toy_loop import NONE, SCALAR, VECTOR, N, cohort
 
-from loop2p.analysis.contrast import EPOCHS, contrast
+from loop2p.analysis.contrast import EPOCHS, Contrast, contrast
 from loop2p.analysis.residuals import isolated
 from loop2p.analysis.sessions import PlaneEvents, SessionData, SessionError
 
@@ -94,6 +94,24 @@ def test_a_scalar_has_the_same_sign_in_both_groups_and_is_no_vector():
         reduction, increase = found.by_mouse(role).mean(axis=0)
         assert reduction > increase + 0.1
     assert flat(found)
+
+
+def test_a_precise_change_counts_neurons_by_their_events_and_is_right_on_average():
+    """Two neurons of a mouse: 4 and 4 events weigh 2, 12 and 3 weigh 2.4."""
+    found = Contrast(
+        mouse=np.array(["a", "a", "a", "b"]),
+        day=np.ones(4, np.int64),
+        roi=np.arange(4),
+        role=np.array(["plus", "plus", "minus", "plus"]),
+        residual=np.array([[0.5, 0.1], [0.2, 0.5], [0.9, 0.1], [0.3, np.nan]]),
+        n_events=np.array([[4, 4], [12, 3], [5, 5], [7, 0]]),
+    )
+    change = found.precise_change_by_mouse("plus")
+    assert change[0] == pytest.approx((2.0 * 0.4 - 2.4 * 0.3) / 4.4)
+    assert np.isnan(change[1])
+    mice = contrast(cohort(0.5 * VECTOR))
+    plain = np.array(list(mice.dd.values()))
+    assert mice.precise_dd.mean() == pytest.approx(plain.mean(), abs=2 * plain.std(ddof=1) / np.sqrt(len(plain)))
 
 
 def test_exchanged_roles_turn_the_contrast_round():

@@ -64,6 +64,25 @@ class Contrast(Struct, frozen=True):
         dd = self.change_by_mouse("plus") - self.change_by_mouse("minus")
         return dict(zip(self.mice, dd.tolist(), strict=True))
 
+    def precise_change_by_mouse(self, role: str) -> Floats:
+        """(n_mice,) reduction minus increase of a group, each neuron-session counted by what its events can tell.
+
+        The variance of a difference of two means goes with 1/n + 1/n', so its weight is n n' / (n + n'); a neuron with
+        one event in an epoch weighs as little as it knows. Measured on a tuning seed of the simulated mouse: main minus
+        its scalar twin, 6 mice, +.203 +- .022, by plain means +.202 +- .059. NaN without a neuron that has both.
+        """
+        n = self.n_events.astype(float)
+        weight = np.where(self.role == role, n.prod(axis=1) / n.sum(axis=1).clip(1), 0.0)
+        change = np.where(weight > 0, self.residual[:, 0] - self.residual[:, 1], 0.0)
+        mice, mouse = np.unique(self.mouse, return_inverse=True)
+        weights = np.bincount(mouse, weight, len(mice))
+        return np.asarray(np.bincount(mouse, weight * change, len(mice)) / np.where(weights > 0, weights, np.nan))
+
+    @property
+    def precise_dd(self) -> Floats:
+        """(n_mice,) `dd` of these changes, mice in order of their names (A21)."""
+        return self.precise_change_by_mouse("plus") - self.precise_change_by_mouse("minus")
+
     def tests(self, epoch: str) -> list[Test]:
         """P+ against P-: over neuron-sessions, as the paper has it, and too kind, as neurons come 14 times; over mice,
         the honest one; mixed model (A12)."""

@@ -3,9 +3,9 @@
 Level: mice. A twin has the mice of the main arm (same seed, same number of neurons, same rule of threshold) and lacks
 the vector; so each mouse is compared with itself, over the days that both have. Judged are isolated events: those that
 others of their neuron run into look like an error signal without any (residuals.isolated), and all events stand beside.
+Neuron-sessions count by what their events can tell (Contrast.precise_change_by_mouse).
 """
 
-import numpy as np
 from msgspec import Struct, structs
 
 from loop2p.analysis.arm import name_in_all_arms
@@ -45,7 +45,7 @@ class Twin(Struct, frozen=True):
     @property
     def changes(self) -> tuple[float, float]:
         """Reduction minus increase of P+ and of P- in the twin, means over mice."""
-        plus, minus = (float(self.twin.change_by_mouse(role).mean()) for role in ("plus", "minus"))
+        plus, minus = (float(self.twin.precise_change_by_mouse(role).mean()) for role in ("plus", "minus"))
         return plus, minus
 
     @property
@@ -98,9 +98,8 @@ def twin_of(arms: Arms, name: str) -> Twin:
     sessions = [[arm[day] for day in days] for arm in (main, other)]
     own, twin = (contrast([isolated(session) for session in arm]) for arm in sessions)
     whole = (contrast(sessions[0]), contrast(sessions[1]))
-    dd, twin_dd = (np.array(list(found.dd.values())) for found in (own, twin))
     what = f"z residual, reduction - increase of P+ less P-, main - {name}"
-    return Twin(name, own, twin, t_paired(dd, twin_dd, what=what, level="mouse"), whole)
+    return Twin(name, own, twin, t_paired(own.precise_dd, twin.precise_dd, what=what, level="mouse"), whole)
 
 
 def _by_day(arms: Arms, name: str) -> dict[tuple[str, int], SessionData]:
@@ -121,7 +120,7 @@ def _whole(twin: Twin) -> str:
 
 
 def _mean_dd(found: Contrast) -> float:
-    return float(np.mean(list(found.dd.values())))
+    return float(found.precise_dd.mean())
 
 
 def _reached(aim: bool) -> str:

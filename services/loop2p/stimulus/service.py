@@ -223,7 +223,7 @@ class Stimulus(Service):
             cause=show.cause,
             what=show.what,
             angle_deg=show.angle_deg if show.what == "grating" else None,
-            flip_ns=flip_ns + self.clock.offset_ns,
+            flip_ns=self.clock.rig_ns(flip_ns),
             superseded=superseded,
             patch=self._patch,
             show_seq=seq,

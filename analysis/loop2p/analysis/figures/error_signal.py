@@ -190,7 +190,8 @@ def negative_controls(arms: Arms) -> Plate | None:
     found = {"main": next(iter(twins.values())).main} | {name: twin.twin for name, twin in twins.items()}
     figure, axes = panels(["difference of differences", "reduction - increase"], 2, 3.2)
     mice = sorted({mouse for one in found.values() for mouse in one.mice})
-    dd = np.array([[one.dd.get(mouse, np.nan) for one in found.values()] for mouse in mice])
+    by_mouse = [dict(zip(one.mice, one.precise_dd.tolist(), strict=True)) for one in found.values()]
+    dd = np.array([[one.get(mouse, np.nan) for one in by_mouse] for mouse in mice])
     axes[0].axhspan(-AIM, AIM, color=SOFT, alpha=0.15, linewidth=0)
     reference(axes[0], float(mean_sem(dd[:, 0])[0]) / 2, "half of\nmain")
     axes[0].plot(range(len(found)), dd.T, color=SOFT, linewidth=0.9)
@@ -199,7 +200,7 @@ def negative_controls(arms: Arms) -> Plate | None:
         mean_mark(axes[0], place + 0.2, dd[:, place], look(name), half=0.09)
         for role, at in zip(PAIR, (-0.16, 0.16), strict=True):
             label = ROLES[role].label if place == 0 else None
-            bar(axes[1], place + at, one.change_by_mouse(role), ROLES[role], width=0.3, label=label)
+            bar(axes[1], place + at, one.precise_change_by_mouse(role), ROLES[role], width=0.3, label=label)
     for panel, label in zip(axes, ("dd (SD)", "reduction - increase (SD)"), strict=True):
         zero(panel)
         panel.set_ylabel(label)
@@ -208,10 +209,10 @@ def negative_controls(arms: Arms) -> Plate | None:
     texts = [f"main - {look(n).label} {signed(t.test.estimate)}, {told([t.test])}" for n, t in twins.items()]
     return Plate(
         figure, "Negative controls",
-        f"Twins of the main arm: the same mice and days under another signal, isolated events. a: dd, a line for each "
-        f"mouse, thick bars mean +- s.e.m. over mice; grey: +-{AIM:g}, the aim for a twin. b: its two parts, bars mean "
-        f"+- s.e.m. over mice, marks mice; a scalar signal gives P+ and P- the same sign. Level: mouse. "
-        f"{'; '.join(texts)}.",
+        f"Twins of the main arm: the same mice and days under another signal; isolated events, each neuron-session "
+        f"weighted by its events. a: dd, a line for each mouse, thick bars mean +- s.e.m. over mice; grey: +-{AIM:g}, "
+        f"the aim for a twin. b: its two parts, bars mean +- s.e.m. over mice, marks mice; a scalar signal gives P+ and "
+        f"P- the same sign. Level: mouse. {'; '.join(texts)}.",
     )  # fmt: skip
 
 
