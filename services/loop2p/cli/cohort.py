@@ -4,13 +4,13 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from msgspec import convert
 
 from loop2p.cli.cluster import cluster_of, watched
-from loop2p.cli.main import EXIT_REFUSED, Json, fail, out, print_json
+from loop2p.cli.main import EXIT_REFUSED, Json, fail, out, print_json, read_text
 from loop2p.protocol import FileError
 
 SPARE_GB = 1.0
@@ -26,13 +26,17 @@ def cohort(
     arm: Annotated[
         str, typer.Option(help="main, ndnf, led, anaesthesia, no-apical, scalar, permuted, yoked, swap")
     ] = "main",
-    mice: Annotated[int, typer.Option()] = 6,
-    days: Annotated[int, typer.Option()] = 14,
-    level: Annotated[str, typer.Option(help="events, or traces: with every cell's fluorescence")] = "events",
-    seed: Annotated[int, typer.Option(help="another seed, other mice; all arms of a seed have the same ones")] = 0,
-    cells: Annotated[int, typer.Option(help="neurons a mouse")] = 300,
+    mice: Annotated[int, typer.Option(min=1)] = 6,
+    days: Annotated[int, typer.Option(min=1)] = 14,
+    level: Annotated[
+        Literal["events", "traces"], typer.Option(help="events, or traces: with every cell's fluorescence")
+    ] = "events",
+    seed: Annotated[
+        int, typer.Option(min=0, help="another seed, other mice; all arms of a seed have the same ones")
+    ] = 0,
+    cells: Annotated[int, typer.Option(min=40, help="neurons a mouse")] = 300,
     task: Annotated[Path | None, typer.Option(help="task file whose tables stand in place of the arm's")] = None,
-    workers: Annotated[int, typer.Option(help="processes on this machine; 0: one a core")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="processes on this machine; 0: one a core")] = 0,
     scheduler: Annotated[str, typer.Option(help="address of a Dask cluster that shares this disk")] = "",
     check: Annotated[bool, typer.Option("--check", help="print the acceptance rows of what is in --out")] = False,
     json: Json = False,
@@ -43,7 +47,7 @@ def cohort(
     try:
         from loop2p.simulation.cohort import CohortParams, hours, prepare
 
-        text = task.read_text(encoding="utf-8") if task else ""
+        text = read_text(task, "task file (TOML)") if task else ""
         asked = {"arm": arm, "mice": mice, "days": days, "level": level, "seed": seed}
         params = convert({**asked, "n_cells": cells, "task": text}, CohortParams)
         see_space(out_dir, params.megabytes)

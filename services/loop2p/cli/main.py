@@ -32,6 +32,18 @@ def open_rig(path: Path) -> RigFile:
         return read_rig(path)
     except FileError as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{path}: {error.strerror}, expected a rig file (TOML)")
+
+
+def read_text(path: Path, what: str) -> str:
+    """A file that a person wrote, or leave with what is wrong; `what` it should be, such as "task file (TOML)"."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        fail(f"{path}: not UTF-8 at byte {error.start}, expected a {what}")
+    except OSError as error:
+        fail(f"{path}: {error.strerror}, expected a {what}")
 
 
 def operator_keys(rig_file: RigFile) -> Keys | None:

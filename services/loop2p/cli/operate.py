@@ -60,7 +60,7 @@ def up(rig: RigPath, host: HostName = "local") -> None:
                     time.sleep(0.1)
             finally:
                 launcher.stop()
-    except (RigBusyError, FileError) as error:
+    except (RigBusyError, FileError, OSError) as error:
         fail(str(error), EXIT_REFUSED)
 
 

@@ -83,7 +83,7 @@ class Progress:
                 self.reward_ul += message.volume_ul
             case RequestLog() if not message.accepted:
                 self.event(f"{message.kind} refused: {message.reason}")
-                if message.kind == "start":
+                if message.kind == "start" and message.by == "task":  # another's start is refused while ours goes on
                     self.refused = message.reason
             case Alarm():
                 key = (source, message.code)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loop2p.cli.main import EXIT_REFUSED, Json, fail, out, print_json
+from loop2p.cli.main import EXIT_REFUSED, Json, fail, out, print_json, read_text
 
 
 def register(app: typer.Typer) -> None:
@@ -17,20 +17,36 @@ RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as runs/la
 
 
 def folder_of(run: Path) -> Path:
+    """Where the run is, or leave with what was found instead."""
     folder = run
-    if run.is_file():  # `latest` where links are not allowed
-        folder = run.parent / run.read_text(encoding="utf-8").strip()
+    if run.is_file() and run.name == "latest":  # where links are not allowed, a file with the run's name
+        folder = run.parent / read_text(run, "run's name").strip()
+    if folder.is_file():
+        fail(f"{folder}: a file, expected a run's folder, such as runs/latest")
     if not any(folder.glob("journal*.mcap")):
-        fail(f"{folder}: no journal here, expected journal.mcap")
+        found = "no journal in this folder" if folder.is_dir() else "no such folder"
+        fail(f"{folder}: {found}, expected a run's folder, such as runs/latest")
     return folder
+
+
+def see_records(place: Path) -> None:
+    """Leave where not even one record can be read: nothing can be made of that."""
+    from loop2p.recording.journal import read_journal
+
+    if next(read_journal(place), None) is None:
+        fail(f"{place}: no record can be read, expected a journal (MCAP) that was at least begun")
 
 
 def export(run: RunFolder, json: Json = False) -> None:
     """Make summary, NWB and report again from the journal alone."""
-    from loop2p.cli.run import make_files, print_summary
+    from loop2p.cli.run import make_files, not_made, print_summary
 
     folder = folder_of(run)
-    summary = make_files(folder, quiet=json)
+    see_records(folder)
+    try:
+        summary = make_files(folder, quiet=json)
+    except OSError as error:
+        fail(not_made(folder, error), EXIT_REFUSED)
     assert summary is not None
     if json:
         print_json(summary)
@@ -73,7 +89,10 @@ def replay(
         view_run(folder_of(run), port)
         return
 
-    result = replay_run(folder_of(run))
+    try:
+        result = replay_run(folder_of(run))
+    except ValueError as error:  # no session in it, or one of another version
+        fail(str(error))
     if json:
         print_json(result)
     else:
@@ -99,11 +118,12 @@ def yoke(run: RunFolder, task: Annotated[Path, typer.Argument(help="task file (T
     session = next((m for m in messages if isinstance(m, Session)), None)
     if session is None:
         fail(f"{run}: no rig.session in the journal, so there is nothing to show again")
+    ours = read_text(task, "task file (TOML)").rstrip()
     try:
-        ours, schedule = task.read_text(encoding="utf-8").rstrip(), as_toml(schedule_of(session, messages))
+        schedule = as_toml(schedule_of(session, messages))
         text = f"{ours}\n\n# What was seen and given in run {session.run_id}.\n{schedule}"
         parse_toml(text, Experiment, f"{task} and its schedule")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         fail(str(error))
     typer.echo(text, nl=False)
 
@@ -112,4 +132,6 @@ def recover(journal: Annotated[Path, typer.Argument(help="a journal that was cut
     """Copy everything readable of a torn journal into a clean one beside it."""
     from loop2p.recording.journal import recover as recover_journal
 
-    out.print(str(recover_journal(journal)), markup=False)
+    place = journal if journal.is_file() else folder_of(journal)
+    see_records(place)
+    out.print(str(recover_journal(place)), markup=False, soft_wrap=True)

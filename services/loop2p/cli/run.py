@@ -9,7 +9,19 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from loop2p.cli.main import EXIT_MISTAKE, EXIT_REFUSED, HostName, Json, RigPath, err, fail, open_rig, out, print_json
+from loop2p.cli.main import (
+    EXIT_MISTAKE,
+    EXIT_REFUSED,
+    HostName,
+    Json,
+    RigPath,
+    err,
+    fail,
+    open_rig,
+    out,
+    print_json,
+    read_text,
+)
 from loop2p.cli.progress import Progress
 from loop2p.cli.session import Conductor, new_run_id, point_latest
 from loop2p.protocol import FileError
@@ -33,29 +45,41 @@ def run(
     """Run a session on a rig and make its recording, NWB file, summary and report."""
     logging.getLogger("loop2p").addHandler(logging.NullHandler())  # what the launcher logs is told by other means
     rig_file = open_rig(rig)
-    texts = [_read(path) for path in (task, animal) if path is not None]
+    task_text = read_text(task, "task file (TOML)")
+    animal_text = read_text(animal, "animal file (TOML)") if animal is not None else ""
     run_id = new_run_id(rig_file.rig.name)
     live = Live(Progress(), console=err, refresh_per_second=4, transient=False) if not (quiet or json) else None
-    conductor = Conductor(rig_file, host, (lambda p: live.update(p)) if live is not None else (lambda _: None))
+
+    def show(progress: Progress) -> None:
+        if live is not None:
+            live.start()  # only now: what is refused at once needs no display
+            live.update(progress)
+
+    conductor = Conductor(rig_file, host, show)
     handlers = {n: signal.signal(n, conductor.ask_stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if live is not None:
-            live.start()
-        animal_text = texts[1] if animal is not None else ""
-        outcome = conductor.run(texts[0], str(task), animal_text, override or [], run_id, up)
-    except (RigBusyError, FileError) as error:
+        outcome = conductor.run(task_text, str(task), animal_text, override or [], run_id, up)
+    except RigBusyError as error:
+        fail(f"{error}. If `loop2p up` runs it: add --no-up", EXIT_REFUSED)
+    except (FileError, OSError) as error:
         fail(str(error), EXIT_REFUSED)
     finally:
-        if live is not None:
+        if live is not None and live.is_started:
             live.stop()
+            if not err.is_terminal:
+                err.line()  # rich ends the last line in a terminal only
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if quiet or json:
         for line in conductor.progress.faults:
             err.print(f"FAULT {line}", style="red", markup=False)
-    summary = make_files(outcome.folder, quiet=quiet or json)
+    try:
+        summary = make_files(outcome.folder, quiet=quiet or json)
+        if summary is not None:
+            point_latest(outcome.folder)
+    except OSError as error:
+        fail("\n".join(filter(None, (outcome.problem, not_made(outcome.folder, error)))), EXIT_REFUSED)
     if summary is not None:
-        point_latest(outcome.folder)
         if json:
             print_json(summary | {"folder": str(outcome.folder), "problem": outcome.problem})
         else:
@@ -66,8 +90,16 @@ def run(
         fail("the record is not complete; see the audit in summary.json", EXIT_REFUSED)
 
 
+def not_made(folder: Path, error: OSError) -> str:
+    """Why the files of a run are not there, and what to do."""
+    why = error.strerror or error
+    return (
+        f"{folder}: summary, NWB and report can't be written: {why}. The journal is kept; then `loop2p export {folder}`"
+    )
+
+
 def make_files(folder: Path, quiet: bool = False) -> dict[str, Any] | None:
-    """summary.json, session.nwb and report.html from the journal; None if nothing was recorded."""
+    """summary.json, session.nwb and report.html from the journal; None if nothing was recorded. Raises OSError."""
     from loop2p.recording.nwb import export_nwb
     from loop2p.recording.report import write_report
     from loop2p.recording.run import Run
@@ -76,7 +108,7 @@ def make_files(folder: Path, quiet: bool = False) -> dict[str, Any] | None:
     if not any(folder.glob("journal*.mcap")):
         return None
     if not quiet:
-        err.print("\nwriting summary, NWB and report ...")
+        err.print("writing summary, NWB and report ...")
     recorded = Run(folder)
     summary: dict[str, Any] = write_summary(folder, recorded)
     export_nwb(folder, recorded)
@@ -87,11 +119,12 @@ def make_files(folder: Path, quiet: bool = False) -> dict[str, Any] | None:
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """Latency table, counts and paths."""
     table = Table(title="latency from the frame's last byte, ms", title_justify="left")
-    for column in ("to", "n", "p50", "p99", "p99.9", "max", "±"):
-        table.add_column(column, justify="left" if column == "to" else "right")
     rows = [*summary["latency_ms"].items(), *((f"  hop {k}", v) for k, v in summary.get("hops_ms", {}).items())]
+    bounds = any(q["n"] and q.get("bound") != 0 for _, q in rows)  # what two machines' clocks may be off by
+    for column in ("to", "n", "p50", "p99", "p99.9", "max", *(["±"] if bounds else [])):
+        table.add_column(column, justify="left" if column == "to" else "right")
     for name, q in rows:
-        values = [q["n"], *(q[k] for k in ("p50", "p99", "p999", "max")), q.get("bound")]
+        values = [q["n"], *(q[k] for k in ("p50", "p99", "p999", "max")), *([q.get("bound")] if bounds else [])]
         table.add_row(name, str(values[0]), *("-" if v is None else f"{v:.2f}" for v in values[1:]))
     out.print(table)
     frames, audit = summary["frames"], summary["audit"]
@@ -110,10 +143,3 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     for label, name in (("NWB", "session.nwb"), ("summary", "summary.json"), ("report", "report.html")):
         if (folder / name).exists():
             out.print(f"{label:8} {folder / name}", markup=False, soft_wrap=True)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{path}: {error}")

@@ -55,7 +55,6 @@ class Conductor:
     def run(self, task_text: str, task_path: str, animal: str, overrides: list[str], run_id: str, up: bool) -> Outcome:
         """Run one session; returns when everything that this command started has stopped."""
         folder = Path(self.rig_file.rig.data.folder) / run_id
-        folder.mkdir(parents=True, exist_ok=True)
         outcome = Outcome(run_id, folder, ended=False)
         with ExitStack() as stack:
             if up:
@@ -141,7 +140,8 @@ class Conductor:
                 problem = f"{lost.name} ended ({lost.how}, code {lost.code}) and is not started again:\n{words}"
                 if lost.how == "mistake":  # its last line says place, found and expected
                     self.mistake = True
-                    problem = f"{lost.name}: {self.launcher.last_words(lost.name, 1).partition(' ERROR ')[2] or words}"
+                    said = self.launcher.last_words(lost.name, 1).partition(" ERROR ")[2] or words
+                    problem = f"{lost.name}: {said.removeprefix(f'{lost.name}: ')}"
         return problem
 
     def _stop_rig(self, outcome: Outcome) -> None:

@@ -216,7 +216,7 @@ def quantile(buckets: list[tuple[float, float]], q: float) -> float | None:
 
 def show(rows: Mapping[str, Row]) -> RenderableType:
     """A table of services, why some are not ready, and a table of a frame's way."""
-    services = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    services = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)  # six digits of each count within 80 columns
     for column in ("service", "host", "state"):
         services.add_column(column, no_wrap=True)
     for column in ("clock ms", "heard s", "queue s", "in", "out", "gaps", "rejected"):

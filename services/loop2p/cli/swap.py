@@ -89,7 +89,7 @@ def swap(
             live.stop()
     if json:
         print_json(swapper.result() | {"problem": problem})
-    elif isinstance(swapper, ShadowSwap):
+    elif isinstance(swapper, ShadowSwap) and swapper.comparison.compared:
         out.print(f"compared with the one that acts: {swapper.comparison.line()}", soft_wrap=True)
     if problem:
         fail(problem, EXIT_REFUSED)

@@ -95,7 +95,13 @@ class Launcher:
         command = [sys.executable, "-m", "loop2p.cli.main", "serve", name, str(self.rig_file.path), "--with-parent"]
         with open(self.logs / f"{name}.log", "ab") as out:
             self.processes[name] = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT
+                command,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                # a terminal's Ctrl-C is for the launcher alone, which stops them in order
+                start_new_session=os.name == "posix",
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
 
     def poll(self) -> list[Lost]:
@@ -114,7 +120,7 @@ class Launcher:
             delay = self._policies[name].delay_s(now) if how in ("fault", "crash") else None
             if delay is not None:
                 self._due[name] = now + delay
-            if how == "stopped":
+            if how == "stopped" and name in self.services:
                 self._left.add(name)
             log.warning("%s ended (%s, code %d)%s", name, how, code, "; starts again" if delay is not None else "")
             lost.append(Lost(name, code, how, delay is not None))
