@@ -211,7 +211,7 @@ def negative_controls(arms: Arms) -> Plate | None:
         figure, "Negative controls",
         f"Twins of the main arm: the same mice and days under another signal; isolated events, each neuron-session "
         f"weighted by its events. a: dd, a line for each mouse, thick bars mean +- s.e.m. over mice; grey: +-{AIM:g}, "
-        f"the aim for a twin. b: its two parts, bars mean +- s.e.m. over mice, marks mice; a scalar signal gives P+ and "
+        f"the aim for a twin. b: its two parts, bars mean +- s.e.m. over mice, marks mice; a scalar gives P+ and "
         f"P- the same sign. Level: mouse. {'; '.join(texts)}.",
     )  # fmt: skip
 
