@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from chromium import chromium
 from needs import lacking
+from page_pictures import picture
 from rigs import rig_text, toml_value, toy_rig
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -98,8 +99,9 @@ class Page:
             assert time.monotonic() < deadline, answer
             answer = self.ask(kind)
 
-    def shot(self, name: str) -> None:
-        self.tab.screenshot(path=self.shots / f"{name}.png", full_page=True)
+    def shot(self, name: str, *shows: str) -> None:
+        """A picture in which these are to be seen."""
+        picture(self.tab, name, self.shots, ["#state", *shows])
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def test_a_whole_session_from_the_page(live_rig: tuple[Running, str], tmp_path: 
         page.state("preparing")
         page.state("idle")
         page.sees("#phase", "stimulus.absent: stimulus on local")
-        page.shot("1-refused")
+        page.shot("refused", "#preflight li[data-code='stimulus.absent']", "#answer", "#services", ".stack canvas")
 
         # mended
         spawn(sys.executable, "-m", "loop2p.cli.main", "serve", "stimulus", str(rig.rig_file.path))
@@ -152,7 +154,9 @@ def test_a_whole_session_from_the_page(live_rig: tuple[Running, str], tmp_path: 
         assert_painted(page, ".stack canvas", "live picture")
         assert_painted(page, ".chart canvas", "traces")
         page.sees("#rois-line", "confirmed by anna at the console")
-        page.shot("2-running")
+        charts = ["#chart-control canvas", "#chart-dff canvas", "#chart-motion canvas", "#chart-body canvas"]
+        shown = [".stack canvas", "#dial", "#ul", "#speed", "#trials tbody tr", "#latency tbody tr", *charts]
+        page.shot("running", "#display", "#simulated", "[data-alarm=no-display]", *shown)
 
         # a note, an alarm acknowledged
         page.tab.fill("#note", "<b>sucrose</b> bottle changed")
@@ -163,7 +167,6 @@ def test_a_whole_session_from_the_page(live_rig: tuple[Running, str], tmp_path: 
 
         # no reward beyond the ration
         page.ask_until("free_reward", "would pass the day's 6 ul")
-        page.shot("3-ration")
 
         # pause by keyboard, resume, stop
         page.tab.locator("h2").first.click()
@@ -173,14 +176,14 @@ def test_a_whole_session_from_the_page(live_rig: tuple[Running, str], tmp_path: 
         page.state("paused")
         assert "resume first" in page.ask("free_reward")
         page.tab.check("input[name=view][value=both]")
-        page.shot("4-paused")
+        page.shot("paused", ".stack canvas", "#alarms .known")
         page.ask_until("resume", "resume accepted")
         page.state("running")
 
         # the page is lost and comes back; the rig goes on without it
         rig.launcher.processes["console"].kill()
         page.sees("#offline", "NOT CONNECTED")
-        page.shot("5-lost")
+        page.shot("lost", "#offline")
         until(lambda: rig.launcher.poll() or "console" in rig.launcher.waiting, lambda: "console did not die")
         until(lambda: [rig.launcher.poll()] and "console" in rig.launcher.processes, lambda: "console stays away")
         page.tab.locator("#offline").wait_for(state="hidden")
@@ -189,7 +192,7 @@ def test_a_whole_session_from_the_page(live_rig: tuple[Running, str], tmp_path: 
         assert "stop accepted" in page.ask("stop")
         page.state("ended")
         page.sees("#phase", "anna at the console")
-        page.shot("6-ended")
+        page.shot("ended", "#phase", "#trials tbody tr", "#events li")
         assert [r for r in page.requests if not r.startswith((url, "blob:"))] == []
         assert [c for c in page.complaints if "WebSocket connection" not in c] == []  # while it was lost
     audit = rig.wait_for(Audit)
@@ -354,6 +357,18 @@ def test_a_page_that_hangs_holds_nobody_up(live_rig: tuple[Running, str]) -> Non
 # ---------------------------------------------------------------- without a rig
 
 
+CONTROLS = """() => {
+    window.nameOf = (e) => e.dataset.ask || e.id || e.name || `${e.tagName} ${e.textContent.trim()}`;
+    const all = [...document.querySelectorAll("button, input, select, summary, a[href], [tabindex='0']")];
+    return [...new Set(all.filter((e) => e.checkVisibility() && !e.disabled).map(nameOf))];
+}"""
+"""Names of what can be used; of radio buttons, which Tab reaches together, that of the group."""
+FOCUSED = """() => {
+    const e = document.activeElement, style = getComputedStyle(e);
+    return [nameOf(e), `${style.outlineWidth} ${style.outlineStyle}`];
+}"""
+
+
 def test_every_control_is_reached_by_tab_in_order_and_is_seen_to_be(tmp_path: Path, free_ports: Ports) -> None:
     ports = free_ports(25)
     with (
@@ -365,14 +380,15 @@ def test_every_control_is_reached_by_tab_in_order_and_is_seen_to_be(tmp_path: Pa
         page.open()
         page.state("unknown")
         page.sees("#preflight", "task on local: no answer at tcp://127.0.0.1:")
-        reached, outlined = [], []
-        for _ in range(14):
+        there, reached = page.tab.evaluate(CONTROLS), []
+        for _ in range(len(there) + 5):
             page.tab.keyboard.press("Tab")
-            reached.append(page.tab.evaluate("document.activeElement.dataset.ask || document.activeElement.id"))
-            outlined.append(page.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
+            reached.append(page.tab.evaluate(FOCUSED))
+        names = [name for name, _ in reached]
+        assert set(there) <= set(names), set(there) - set(names)
         wanted = ["who", "session", "start", "pause", "resume", "free_reward", "stop", "abort", "note"]
-        assert [name for name in reached if name in wanted] == wanted
-        assert set(outlined) == {"solid"}
+        assert [name for name in names if name in wanted][: len(wanted)] == wanted
+        assert {outline for name, outline in reached if name in there} == {"3px solid"}
         for key, name in {"p": "pause", "r": "resume", "f": "free_reward", "s": "stop", "a": "abort"}.items():
             page.tab.evaluate("document.activeElement.blur()")
             page.tab.keyboard.press(key)

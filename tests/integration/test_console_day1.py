@@ -2,18 +2,23 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from chromium import chromium
+from msgspec import structs
+from page_pictures import picture
 from rigs import rig_text
 from synthetic_session import make_session, write_journal
 
 from loop2p.console import Console
 from loop2p.console.day1 import DRAWN, Day1, Day1Error, Draw, Look, read, runs
 from loop2p.console.options import ConsoleOptions, Startable
-from loop2p.protocol import PlaneRois, Rois, i32, parse_rig, parse_toml, seal
+from loop2p.protocol import Day1Images, PlaneRois, Rois, f32, i32, parse_rig, parse_toml, seal
 from loop2p.task.experiment import Experiment
 
 Ports = Callable[[int], list[int]]
@@ -26,6 +31,7 @@ def square(index: int) -> tuple[list[int], list[int]]:
 
 
 def rois(n: int) -> Rois:
+    """Squares, on a reference in which they are bright."""
     pixels = [square(k) for k in range(n)]
     plane = PlaneRois(
         plane=0,
@@ -34,7 +40,10 @@ def rois(n: int) -> Rois:
         rows=i32([r for rows, _ in pixels for r in rows]),
         cols=i32([c for _, cols in pixels for c in cols]),
     )
-    return Rois(set_id="drawn", height=120, width=180, planes=[plane])
+    reference = np.random.default_rng(1).gamma(4.0, 10.0, (120, 180))
+    for rows, cols in pixels:
+        reference[rows, cols] += 80
+    return Rois(set_id="drawn", height=120, width=180, planes=[plane], buffers=(f32(reference),))
 
 
 def test_rois_are_ranked_picked_and_drawn_on_the_page(tmp_path: Path, free_ports: Ports) -> None:
@@ -52,8 +61,9 @@ def test_rois_are_ranked_picked_and_drawn_on_the_page(tmp_path: Path, free_ports
         with chromium(tmp_path / "profile") as browser:
             tab = browser.new_page()
             tab.set_default_timeout(60_000)
-            tab.goto(f"http://127.0.0.1:{port}/")
+            until_there(tab, port)
             tab.locator("#run-choice option", has_text="synthetic").wait_for(state="attached")
+            tab.check("input[name=view][value=reference]")
             tab.click("#rank")
             tab.locator("#rank-words", has_text="the best first").wait_for()
             tab.fill("#who", "anna")
@@ -63,11 +73,10 @@ def test_rois_are_ranked_picked_and_drawn_on_the_page(tmp_path: Path, free_ports
             size = over.bounding_box()
             over.click(position={"x": 115 / 180 * size["width"], "y": 25 / 120 * size["height"]})  # ROI 3
             tab.locator("#picked", has_text="4 picked (the paper: 8 or 10): 0, 1, 2, 3").wait_for()
-            tab.screenshot(path=tmp_path / "picked.png", full_page=True)
+            picture(tab, "day1", tmp_path, ["#candidates tbody tr", "#picked", "#draw", ".stack canvas"])
             tab.click("#draw")
             tab.locator("#drawn", has_text="confirmed by anna").wait_for()
             tab.locator("#session option", has_text="day 1 of").wait_for(state="attached")
-            tab.screenshot(path=tmp_path / "drawn.png", full_page=True)
     finally:
         stop.set()
         thread.join(60)
@@ -75,6 +84,63 @@ def test_rois_are_ranked_picked_and_drawn_on_the_page(tmp_path: Path, free_ports
     experiment = parse_toml((folder / DRAWN).read_text("utf-8"), Experiment, DRAWN)
     assert experiment.selection.rois == (0, 1, 2, 3)
     assert experiment.day == 1
+
+
+COLOURED = """canvas => {
+    const {width, height} = canvas, data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+    let green = 0, magenta = 0;
+    for (let k = 0; k < data.length; k += 4) {
+        if (data[k + 1] > data[k] + 60) green += 1;
+        if (data[k] > data[k + 1] + 60 && data[k + 2] > data[k + 1] + 60) magenta += 1;
+    }
+    return [green, magenta];
+}"""
+"""How many points of today alone, and of day 1 alone."""
+
+
+def test_today_is_laid_over_day_1_on_the_page(tmp_path: Path, free_ports: Ports) -> None:
+    *ports, port = free_ports(25)
+    rig_file = parse_rig(rig_text(ports, str(tmp_path)), tmp_path / "rig.toml")
+    console, stop = Console(ConsoleOptions(port=port), rig_file), threading.Event()
+    today = structs.replace(rois(10), match_to_day1=0.93)
+    image = np.frombuffer(today.buffers[0], "<f4").reshape(120, 180)
+    before = np.roll((image * (255 / image.max())).astype(np.uint8), 6, axis=1)  # half a square is beside its place
+    lie = {"match": [0.93], "offset_y_px": [3.2], "offset_x_px": [-7.5], "rotation_deg": [0.4]}
+    images = Day1Images(height=120, width=180, buffers=(before.tobytes(),), **lie)
+    console.view.take(seal(today, "imaging", "imaging-1", 0, 0), 0.0, 0.0)
+    console.view.take(seal(images, "imaging", "imaging-1", 0, 0), 0.0, 0.0)
+    thread = threading.Thread(target=console.run, args=(stop,))
+    thread.start()
+    try:
+        with chromium(tmp_path / "profile") as browser:
+            tab = browser.new_page()
+            tab.set_default_timeout(60_000)
+            until_there(tab, port)
+            tab.locator("#rois-line", has_text="plane 0 0.93, moved 3.2, -7.5 px, turned 0.4°").wait_for()
+            tab.check("input[name=view][value=day1]")
+            canvas = tab.locator(".stack canvas").first
+            deadline = time.monotonic() + 60
+            while min(found := canvas.evaluate(COLOURED)) < 10 * 30:  # of ten squares of 10 x 10
+                assert time.monotonic() < deadline, found
+                time.sleep(0.05)
+            picture(tab, "over-day1", tmp_path, ["#day1-choice", ".stack canvas", "#rois-line"])
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def until_there(tab: Any, port: int) -> None:
+    """Open the page as soon as it answers."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            tab.goto(f"http://127.0.0.1:{port}/")
+            return
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("run", ["", "..", "../runs", "/etc", "nothing", "-h"])

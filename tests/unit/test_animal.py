@@ -67,3 +67,8 @@ def test_the_smaller_ration_of_task_and_animal_file_holds(task_ul: float, animal
 def test_a_mistake_in_the_task_s_table_is_named(line: str, words: str):
     with pytest.raises(FileError, match=words):
         parse_animal(f"[loop2p]\n{line}\n", "a.toml")
+
+
+def test_a_task_file_in_its_place_is_refused():
+    with pytest.raises(FileError, match=r"a\.toml: found a task file .*expected an animal file"):
+        parse_animal("[closed_loop]\nduration_s = 60.0\n", "a.toml")

@@ -14,7 +14,7 @@ from loop2p.console.board import LIVE, REFERENCE, Board, Reader
 from loop2p.console.core import ACKNOWLEDGED, Page, PageView
 from loop2p.console.latency import Latencies, Step
 from loop2p.console.outlines import outlines
-from loop2p.console.pictures import jpeg_of, reference_jpegs
+from loop2p.console.pictures import day1_jpegs, jpeg_of, reference_jpegs
 from loop2p.console.preflight import preflight
 from loop2p.console.samples import COLUMNS, KEPT, OPEN, Samples
 from loop2p.protocol import (
@@ -24,6 +24,7 @@ from loop2p.protocol import (
     Calibration,
     Cause,
     Clock,
+    Day1Images,
     Done,
     Fault,
     Heartbeat,
@@ -418,6 +419,34 @@ def test_a_reference_is_a_picture_whatever_is_in_it():
 
 
 # ---------------------------------------------------------------- what a browser lacks
+
+
+def day1(**fields: Any) -> Day1Images:
+    lie = {"match": [0.9, 0.8], "offset_y_px": [12.34, 1.0], "offset_x_px": [-7.0, 2.0], "rotation_deg": [1.3, 0.0]}
+    return Day1Images(**({"height": 8, "width": 4} | lie | fields))
+
+
+def test_where_day_1_lies_is_told_of_the_imaging_that_acts():
+    heard = Heard().say("imaging", rois([(1, 1)])).say("imaging", day1())
+    assert [(d.plane, d.match, d.offset_y_px) for d in heard.page.day1] == [(0, 0.9, 12.34), (1, 0.8, 1.0)]
+    heard.say("imaging", day1(match=[math.nan] * 10_000, rotation_deg=[math.inf]))
+    assert len(heard.page.day1) == 1
+    assert heard.say("imaging", rois([(1, 1)]), instance="2").page.day1 == []
+
+
+def test_day_1_is_a_picture_where_its_size_is_right():
+    assert set(day1_jpegs(day1(buffers=(bytes(32), b"short", bytes(32))))) == {0, 2}
+    assert day1_jpegs(day1(height=0, buffers=(b"",))) == {}
+
+
+def test_pictures_that_a_browser_did_not_take_are_counted():
+    board = Board(Samples())
+    board.put_picture(0, 0, b"before it came")
+    reader = Reader(board)
+    for _ in range(3):
+        board.put_picture(0, 0, b"newer")
+    list(reader.lacks())
+    assert (reader.pictures, reader.pictures_passed_over) == (1, 3)
 
 
 def test_a_browser_is_sent_the_newest_and_nothing_twice():

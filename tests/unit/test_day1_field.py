@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from loop2p.imaging.bench import discs
 from loop2p.imaging.core import MATCH_LIMIT, ImagingSettings
-from loop2p.imaging.day1 import compare_with_day1, placed, turned
+from loop2p.imaging.day1 import compare_with_day1, on_today, placed, turned
 from loop2p.imaging.extraction import Extractor
 from loop2p.imaging.reference import ReferenceRefused
 from loop2p.simulation.optics import MicroscopeModel
@@ -72,6 +72,19 @@ def test_turning_back_undoes_the_turn(first):
     assert np.corrcoef(again[inner].ravel(), first[inner].ravel())[0, 1] > 0.98
     other = turned(another_day(first, 2.0, (0, 0)), -2.0)
     assert np.corrcoef(other[inner].ravel(), first[inner].ravel())[0, 1] < 0.7
+
+
+@pytest.mark.parametrize("gated", [0, 12])
+def test_day_1_is_laid_over_today_to_be_looked_at(first, gated):
+    today = another_day(first, 1.3, (12.0, -7.0))
+    found = compare_with_day1(today, 0, {0: first}, MATCH_LIMIT, gated)
+    shown = on_today(first, found, gated).astype(float)
+    inner = np.s_[60:-60, 60:-60]
+    here = np.corrcoef(shown[inner].ravel(), today[inner].ravel())[0, 1]
+    unmoved = np.corrcoef(first[inner].ravel(), today[inner].ravel())[0, 1]
+    assert here > 0.95 > unmoved + 0.2
+    assert not shown[:gated].any()
+    assert not shown[gated : gated + 4].any()  # day 1 did not see what lies there today
 
 
 def test_rois_are_carried_over_with_the_light_they_cover(first):

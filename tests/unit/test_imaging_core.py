@@ -19,7 +19,7 @@ from loop2p.imaging import (
 )
 from loop2p.imaging.bench import discs, simulated_field
 from loop2p.imaging.rois import RoiSet
-from loop2p.protocol import Alarm, Microscope, Preview, Raw, Rois, Traces, from_f32, from_i32
+from loop2p.protocol import Alarm, Day1Images, Microscope, Preview, Raw, Rois, Traces, from_f32, from_i32
 
 SHAPE = (200, 260)
 MARGIN = 40
@@ -490,6 +490,12 @@ def test_rois_follow_the_field_of_day_1(fields):
     m = Microscopist([np.roll(fields[0], (9, -6), (0, 1))], light=20, day1=day1).build()
     (message,) = m.of(Rois)
     assert message.match_to_day1 > 0.8
+    (images,) = m.of(Day1Images)
+    assert images.match == [message.match_to_day1]
+    assert (images.offset_y_px[0], images.offset_x_px[0]) == pytest.approx((9, -6), abs=0.3)
+    over = np.frombuffer(images.buffers[0], np.uint8).reshape(images.height, images.width)
+    reference = np.frombuffer(message.buffers[0], "<f4").reshape(over.shape)
+    assert np.corrcoef(over[10:, :-10].ravel(), reference[10:, :-10].ravel())[0, 1] > 0.9
     np.testing.assert_array_equal(from_i32(message.planes[0].rows), m.rois[0].rows + 9)
     np.testing.assert_array_equal(from_i32(message.planes[0].cols), m.rois[0].cols - 6)
     plain = Microscopist(fields, light=20).build()

@@ -86,6 +86,19 @@ def test_a_task_or_animal_file_that_can_not_be_read(
         assert f"expected a {what} file (TOML)" in result.stderr
 
 
+def test_a_mistake_in_the_task_file_is_told_before_anything_starts(tmp_path: Path, rig: Path, session: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[closed_loop]\nduration_s = 'long'\n", encoding="utf-8")
+    other = tmp_path / "other.toml"
+    other.write_text("[baseline]\nduration_s = 60.0\n", encoding="utf-8")
+    for words, found in (((bad,), "line 2: closed_loop.duration_s"), ((session, "--animal", other), "a task file")):
+        result = said("run", rig, *words)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"{words[-1]}")
+        assert found in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_rig_that_is_in_use_names_the_way_in_and_leaves_no_folder(tmp_path: Path, rig: Path, session: Path) -> None:
     with RigLock(parse_rig(rig.read_text(encoding="utf-8"), rig)):
         result = said("run", rig, session)

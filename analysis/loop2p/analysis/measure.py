@@ -117,7 +117,10 @@ def read_measured(name: str, folders: Sequence[Path]) -> Arm:
     rows = sorted(((read_back(folder), folder) for folder in folders), key=lambda row: (row[0].mouse, row[0].day))
     for (one, _), (other, _) in pairwise(rows):
         if (one.mouse, one.day) == (other.mouse, other.day):
-            raise SessionError(f"{one.path} and {other.path} are both day {one.day} of {one.mouse}, expected one")
+            raise SessionError(
+                f"{one.path} and {other.path} are both day {one.day} of {one.mouse}, expected one: move one elsewhere, "
+                "or run sessions with an animal file, which counts the days"
+            )
 
     def parts(table: str, kind: type[T]) -> list[T]:
         there = [folder for _, folder in rows if store.holds(folder, table)]

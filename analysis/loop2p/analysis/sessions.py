@@ -193,7 +193,10 @@ def read_arm(folder: Path) -> list[SessionData]:
         raise SessionError(f"{folder}: no NWB file, expected one for each mouse and day")
     for one, other in pairwise(sessions):
         if (one.mouse, one.day) == (other.mouse, other.day):
-            raise SessionError(f"{one.path} and {other.path} are both day {one.day} of {one.mouse}, expected one")
+            raise SessionError(
+                f"{one.path} and {other.path} are both day {one.day} of {one.mouse}, expected one: move one elsewhere, "
+                "or run sessions with an animal file, which counts the days"
+            )
     return sessions
 
 

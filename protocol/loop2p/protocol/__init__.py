@@ -14,6 +14,7 @@ from loop2p.protocol.messages import (
     Cause,
     Clock,
     Command,
+    Day1Images,
     Done,
     Endpoints,
     External,
@@ -60,11 +61,11 @@ from loop2p.protocol.wire import Envelope, Header, WireError, decode_body, open_
 
 __all__ = [
     "DISTAL", "F32", "F64", "I32", "I64", "MESSAGES", "PROTOCOL", "PROXIMAL", "ROLES", "Accepted", "Alarm", "Audit",
-    "Calibration", "Cause", "Clock", "Command", "Done", "Endpoints", "Envelope", "External", "Fault", "FileError",
-    "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase", "PhaseName",
-    "PlaneRois", "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois", "Screen",
-    "Selection", "ServiceSpec", "Session", "Show", "Shown", "SideProcess", "Stall", "Swap", "TopicAudit", "Traces",
-    "Trial", "Wheel", "WireError", "control", "convert", "decode_body", "f32", "f64", "from_f32", "from_f64",
+    "Calibration", "Cause", "Clock", "Command", "Day1Images", "Done", "Endpoints", "Envelope", "External", "Fault",
+    "FileError", "Header", "Heartbeat", "Lick", "Message", "Microscope", "OptoCommand", "Output", "Phase",
+    "PhaseName", "PlaneRois", "Preview", "Raw", "Refused", "RequestLog", "RewardCommand", "Rig", "RigFile", "Rois",
+    "Screen", "Selection", "ServiceSpec", "Session", "Show", "Shown", "SideProcess", "Stall", "Swap", "TopicAudit",
+    "Traces", "Trial", "Wheel", "WireError", "control", "convert", "decode_body", "f32", "f64", "from_f32", "from_f64",
     "from_i32", "from_i64", "i32", "i64", "open_parts", "parse_microscope", "parse_rig", "parse_toml", "read_rig",
     "read_toml", "seal",
 ]  # fmt: skip

@@ -137,6 +137,29 @@ class Rois(Message, frozen=True, kw_only=True, tag="rois"):
     """Correlation of today's reference with that of day 1; None on day 1."""
 
 
+class Day1Images(Message, frozen=True, kw_only=True, tag="day1"):
+    """Day 1's references, moved to where they lie on today's, to be looked at. From imaging on a later day, state.
+
+    Buffer k: plane k, (height, width) uint8; the 1st percentile of day 1's image is black, the 99.7th white, and so is
+    black what day 1 did not see. Comes with the reference images of `imaging.rois`.
+    """
+
+    topic: ClassVar[str] = "imaging.day1"
+    state: ClassVar[bool] = True
+    height: Count
+    """Rows of the image."""
+    width: Count
+    """Columns of the image."""
+    match: list[float]
+    """By plane: correlation of the two references where they overlap, 1 the same, 0 another field."""
+    offset_y_px: list[float]
+    """By plane: how far today's field has moved against day 1, rows; positive is down."""
+    offset_x_px: list[float]
+    """Columns; positive is right."""
+    rotation_deg: list[float]
+    """By plane: by how much it is turned, counter-clockwise as the image is looked at."""
+
+
 # ---------------------------------------------------------------- decoding
 
 

@@ -335,9 +335,17 @@ def console(
     json: JsonFile = None,
     check: Check = False,
     seconds: Annotated[float, typer.Option(help="how long, each")] = 30.0,
+    stalled: Annotated[bool, typer.Option("--stalled", help="the loop beside a browser that stops reading")] = False,
+    rounds: Annotated[int, typer.Option(help="with --stalled, of each; they alternate")] = 5,
     seed: Seed = 1,
 ) -> None:
-    """The operator's page with 1 and with 10 browsers that read: processor time of its process, traces and pictures."""
+    """The operator's page with 1 and with 10 browsers that read: processor time of its process, traces and pictures.
+
+    --stalled, instead: the loop of a whole rig without and with a browser that asks for the live stream and reads none.
+    """
+    if stalled:
+        _stalled(json, check, seconds, rounds, seed)
+        return
     from loop2p.cli.benchmarks.console import bench_console
 
     found = {clients: bench_console(clients, seconds, seed) for clients in (1, 10)}
@@ -356,6 +364,38 @@ def console(
     finish("console", result, targets, json, check)
 
 
+def _stalled(json: Path | None, check: bool, seconds: float, rounds: int, seed: int) -> None:
+    import statistics
+
+    from loop2p.cli.benchmarks.console_stalled import RATE_HZ, bench_stalled
+
+    result = bench_stalled(int(seconds * RATE_HZ / 2), rounds, seed, say=err.print)
+    stood = result["browsers"]["with"]
+    show_quantiles("command, by whether a browser stops reading", result["command_ms"], "ms")
+    for quantile in ("p50", "p99"):
+        for way, values in result[f"rounds_{quantile}_ms"].items():
+            out.print(f"{quantile} of each round {way}: {', '.join(f'{x:.2f}' for x in values)} ms")
+    for one in stood:
+        held = f"{one['most_held_bytes'] / 1e3:.0f} kB at most" if one["most_held_bytes"] else "nobody knows what"
+        out.print(
+            f"stalled for {one['stalled_s']:.0f} s, cut off {one['cut_off']} times: {one['pictures_sent_to_it']} "
+            f"pictures sent, {one['pictures_passed_over']} passed over; the system held {held}, the page threw away "
+            f"{one['bytes_thrown_away'] / 1e3:.0f} kB; the reader beside it got {one['pictures_per_s']:.1f} pictures "
+            f"and {one['rows_per_s']:.1f} rows a second",
+            soft_wrap=True,
+        )
+    with_ = statistics.median(result["rounds_p99_ms"]["with"])
+    slowest = max(result["rounds_p99_ms"]["without"])
+    targets: list[Target] = [
+        ("p99 with it, median round, ms, against the slowest round without", with_, "<=", slowest),
+        ("pictures passed over for it, the round with fewest", min(b["pictures_passed_over"] for b in stood), ">=", 1),
+        ("bytes that it did not take, the round with fewest", min(b["bytes_thrown_away"] for b in stood), ">=", 1),
+        ("pictures a second, the reader beside it", min(b["pictures_per_s"] for b in stood), ">=", 4),
+        ("messages and frames lost", sum(result["lost"].values()), "<=", 0),
+    ]
+    finish("console --stalled", result, targets, json, check)
+
+
 @app.command(name="all")
 def all_(check: Check = False, seed: Seed = 1) -> None:
     """Every benchmark, one after another; exit 1 where one misses a target and --check is given."""
@@ -371,6 +411,7 @@ def all_(check: Check = False, seed: Seed = 1) -> None:
         lambda: fleet(check=check, seed=seed),
         lambda: hogs(check=check, seed=seed),
         lambda: console(check=check, seed=seed),
+        lambda: console(stalled=True, check=check, seed=seed),
         lambda: cohort(check=check, seed=seed),
         lambda: analysis(check=check, seed=seed),
     ):

@@ -24,7 +24,7 @@ from loop2p.cli.main import (
 )
 from loop2p.cli.progress import Progress
 from loop2p.cli.session import Conductor, new_run_id, point_latest
-from loop2p.protocol import FileError
+from loop2p.protocol import ROLES, FileError, RigFile
 from loop2p.runtime.launcher import RigBusyError
 
 
@@ -47,6 +47,7 @@ def run(
     rig_file = open_rig(rig)
     task_text = read_text(task, "task file (TOML)")
     animal_text = read_text(animal, "animal file (TOML)") if animal is not None else ""
+    _see_plan(rig_file, task_text, animal_text, str(task), str(animal))
     run_id = new_run_id(rig_file.rig.name)
     live = Live(Progress(), console=err, refresh_per_second=4, transient=False) if not (quiet or json) else None
 
@@ -88,6 +89,18 @@ def run(
         fail(outcome.problem, EXIT_MISTAKE if conductor.mistake else EXIT_REFUSED)
     if summary is None or not outcome.ended or not summary["audit"]["complete"]:
         fail("the record is not complete; see the audit in summary.json", EXIT_REFUSED)
+
+
+def _see_plan(rig_file: RigFile, task: str, animal: str, task_path: str, animal_path: str) -> None:
+    """Leave with what is wrong in the files before anything starts, where our own task will read them."""
+    if rig_file.rig.services["task"].class_ not in ("", ROLES["task"]):
+        return
+    from loop2p.task.experiment import make_plan
+
+    try:
+        make_plan(task, animal, task_path, animal_path)
+    except FileError as error:
+        fail(str(error))
 
 
 def not_made(folder: Path, error: OSError) -> str:

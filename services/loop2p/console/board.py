@@ -11,7 +11,7 @@ import msgspec
 
 from loop2p.console.samples import COLUMNS, Samples
 
-LIVE, REFERENCE = 0, 1
+LIVE, REFERENCE, DAY1 = 0, 1, 2
 """Kinds of pictures."""
 
 encode = msgspec.json.encode

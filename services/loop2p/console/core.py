@@ -16,6 +16,7 @@ from loop2p.protocol import (
     Alarm,
     Calibration,
     Clock,
+    Day1Images,
     Done,
     Envelope,
     Fault,
@@ -46,7 +47,7 @@ TOPICS = tuple(
     kind.topic
     for kind in (
         Session, Selection, Calibration, Phase, Trial, RequestLog, Stall, Swap, Heartbeat, Clock, Alarm, Fault, Traces,
-        Rois, Output, Show, Shown, Screen, RewardCommand, OptoCommand, Accepted, Done, Refused, Lick, Wheel,
+        Rois, Day1Images, Output, Show, Shown, Screen, RewardCommand, OptoCommand, Accepted, Done, Refused, Lick, Wheel,
     )
 )  # fmt: skip
 """What the page listens to; pictures come by another socket (pictures.py)."""
@@ -121,6 +122,17 @@ class PlaneNow(Struct, frozen=True):
     valid: bool
 
 
+class Day1Now(Struct, frozen=True):
+    """Where a plane's field lies against that of day 1."""
+
+    plane: int
+    match: float
+    """1 the same field, 0 another."""
+    offset_y_px: float
+    offset_x_px: float
+    rotation_deg: float
+
+
 class Page(Struct, frozen=True):
     """Everything on the page but traces and pictures."""
 
@@ -166,6 +178,8 @@ class Page(Struct, frozen=True):
     planes: list[PlaneNow]
     set_id: str
     match_to_day1: float | None
+    day1: list[Day1Now]
+    """By plane; empty on day 1, and until today's references are built."""
     latency: list[Step]
     budget_ms: float
     events: list[Event]
@@ -195,6 +209,8 @@ class PageView:
         self._shown: Shown | None = None
         self._screen: Screen | None = None
         self.rois: tuple[str, int, Rois] | None = None
+        self.day1: tuple[str, int, Day1Images] | None = None
+        """Instance and number of the message, and the message."""
         """(instance, sequence number, message) of the newest ROI sets."""
         self._planes: dict[int, PlaneNow] = {}
         self._trials: deque[TrialNow] = deque(maxlen=TRIALS)
@@ -231,6 +247,8 @@ class PageView:
                 self._lick_count = message.count
             case Rois():
                 self.rois = header.instance, header.seq, message
+            case Day1Images():
+                self.day1 = header.instance, header.seq, message
             case Shown():
                 self._shown = message
             case Screen():
@@ -378,10 +396,19 @@ class PageView:
             planes=[self._planes[plane] for plane in sorted(self._planes)] if "imaging" in heard else [],
             set_id=self.rois[2].set_id if self.rois is not None else "",
             match_to_day1=self.rois[2].match_to_day1 if self.rois is not None else None,
+            day1=self._day1_now(),
             latency=list(self._latencies.steps()),
             budget_ms=self._budget_ms,
             events=list(self._events),
         )
+
+    def _day1_now(self) -> list[Day1Now]:
+        """Of the imaging that acts, not of one before it."""
+        if self.day1 is None or self.rois is None or self.day1[0] != self.rois[0]:
+            return []
+        one = self.day1[2]
+        columns = [x[:MAX_PLANES] for x in (one.match, one.offset_y_px, one.offset_x_px, one.rotation_deg)]
+        return [Day1Now(k, *(round(x, 2) for x in row)) for k, row in enumerate(zip(*columns, strict=False))]
 
     def _display(self, screen: Screen | None) -> bool | None:
         if ("stimulus", "no-display") in self._alarms:

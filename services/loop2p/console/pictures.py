@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loop2p.console.core import MAX_PLANES
-from loop2p.protocol import Preview, Rig, Rois, Swap, WireError, open_parts
+from loop2p.protocol import Day1Images, Preview, Rig, Rois, Swap, WireError, open_parts
 from loop2p.runtime.keys import Keys
 
 QUALITY = 80
@@ -79,6 +79,13 @@ def reference_jpegs(rois: Rois) -> dict[int, bytes]:
         scaled = np.clip((image - low) * (255 / max(high - low, 1e-9)), 0, 255)
         found[plane] = _jpeg(scaled.astype(np.uint8))
     return found
+
+
+def day1_jpegs(images: Day1Images) -> dict[int, bytes]:
+    """Day 1's references, by plane; none where there are not as many pixels as it says."""
+    size = images.height * images.width
+    fit = {k: pixels for k, pixels in enumerate(images.buffers[:MAX_PLANES]) if size and len(pixels) == size}
+    return {k: _jpeg(np.frombuffer(p, np.uint8).reshape(images.height, images.width)) for k, p in fit.items()}
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:

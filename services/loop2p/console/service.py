@@ -14,12 +14,12 @@ from msgspec import Struct, structs
 
 from loop2p.console.access import Logins
 from loop2p.console.asks import Asks, to_task
-from loop2p.console.board import LIVE, REFERENCE, Board
+from loop2p.console.board import DAY1, LIVE, REFERENCE, Board
 from loop2p.console.core import TOPICS, PageView
 from loop2p.console.day1 import Day1, Day1Error, Draw, Drawn, Look, read
 from loop2p.console.options import ConsoleOptions, check, read_session, read_text, read_token
 from loop2p.console.outlines import outlines
-from loop2p.console.pictures import Previews, jpeg_of, reference_jpegs
+from loop2p.console.pictures import Previews, day1_jpegs, jpeg_of, reference_jpegs
 from loop2p.console.preflight import preflight
 from loop2p.console.server import Server, listening
 from loop2p.console.web import Web
@@ -62,6 +62,7 @@ class Console:
         self._asks = Asks()
         self._drawn: tuple[str, int] = ("", -1)
         """Instance and number of the ROI sets that are on the board."""
+        self._drawn_day1: tuple[str, int] = ("", -1)
         self._day1 = Day1(rig_file)
         self._draws: dict[str, Drawn] = {}
         """Sessions that were drawn on this page, by name."""
@@ -140,6 +141,10 @@ class Console:
             self.board.put("rois", {"height": rois.height, "width": rois.width, "planes": outlines(rois)})
             for plane, jpeg in (await asyncio.to_thread(reference_jpegs, rois)).items():
                 self.board.put_picture(REFERENCE, plane, jpeg)
+        if self.view.day1 is not None and self.view.day1[:2] != self._drawn_day1:
+            self._drawn_day1 = self.view.day1[:2]
+            for plane, jpeg in (await asyncio.to_thread(day1_jpegs, self.view.day1[2])).items():
+                self.board.put_picture(DAY1, plane, jpeg)
 
     async def _check(self, stop: threading.Event) -> None:
         """What is missing for a session, from task, as long as that is worth knowing and anybody looks."""

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from loop2p.console.access import Logins
-from loop2p.console.board import REFERENCE, Board
+from loop2p.console.board import DAY1, REFERENCE, Board
 from loop2p.console.outlines import outlines
-from loop2p.console.pictures import reference_jpegs
+from loop2p.console.pictures import day1_jpegs, reference_jpegs
 from loop2p.console.player import Mark, Player
 from loop2p.console.server import Server, listening
 from loop2p.console.web import Web
@@ -53,6 +53,7 @@ class Viewer:
         self._board.put("recording", Recording(run, player.marks()))
         self._web = Web(self._board, Logins(""), {"/player": self._move}, "http")
         self._drawn: tuple[str, int] = ("", -1)
+        self._drawn_day1: tuple[str, int] = ("", -1)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`."""
@@ -87,6 +88,11 @@ class Viewer:
             board.put("rois", {"height": rois[2].height, "width": rois[2].width, "planes": outlines(rois[2])})
             for plane, jpeg in (await asyncio.to_thread(reference_jpegs, rois[2])).items():
                 board.put_picture(REFERENCE, plane, jpeg)
+        day1 = player.view.day1
+        if day1 is not None and day1[:2] != self._drawn_day1:
+            self._drawn_day1 = day1[:2]
+            for plane, jpeg in (await asyncio.to_thread(day1_jpegs, day1[2])).items():
+                board.put_picture(DAY1, plane, jpeg)
         self._web.news.tell()
 
     async def _move(self, body: bytes) -> control.Answer:

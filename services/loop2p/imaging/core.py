@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from loop2p.imaging.day1 import Day1, compare_with_day1, placed
+from loop2p.imaging.day1 import Day1, compare_with_day1, on_today, placed
 from loop2p.imaging.extraction import Extractor, Method
 from loop2p.imaging.frame import Frame
 from loop2p.imaging.reference import (
@@ -22,7 +22,7 @@ from loop2p.imaging.reference import (
 )
 from loop2p.imaging.registration import AREA_PX, NO_MATCH, Match, Registrar, Spectra, Template, is_column_major
 from loop2p.imaging.rois import RoiSet, set_id
-from loop2p.protocol import PROXIMAL, Alarm, Cause, Message, Microscope, Preview, Raw, Rois, Traces, f32
+from loop2p.protocol import PROXIMAL, Alarm, Cause, Day1Images, Message, Microscope, Preview, Raw, Rois, Traces, f32
 
 SNAPSHOT_S = 30.0
 """The window of F0 (docs/experiment.md 2.3), which a decoding successor needs."""
@@ -334,6 +334,7 @@ class ImagingCore:
     def _announce(self) -> Iterator[Message]:
         if all(plane.reference for plane in self.planes):
             yield self.rois_message()
+            yield from self._day1_images()
 
     @property
     def references(self) -> dict[int, Reference]:
@@ -373,6 +374,22 @@ class ImagingCore:
             planes=[plane.placed.message(k) for k, plane in enumerate(self.planes) if plane.placed],
             match_to_day1=min(matches) if matches else None,
             buffers=tuple(references[k].image.astype("<f4").tobytes() for k in sorted(references)),
+        )
+
+    def _day1_images(self) -> Iterator[Message]:
+        """Day 1's references on today's, where every plane has one."""
+        lie = [plane.on_day1 for plane in self.planes if plane.on_day1]
+        if len(lie) < len(self.planes):
+            return
+        gated = self.settings.gated_lines
+        yield Day1Images(
+            height=self.shape[0],
+            width=self.shape[1],
+            match=[one.match for one in lie],
+            offset_y_px=[one.offset_y_px for one in lie],
+            offset_x_px=[one.offset_x_px for one in lie],
+            rotation_deg=[one.rotation_deg for one in lie],
+            buffers=tuple(on_today(self.day1[k], one, gated).tobytes() for k, one in enumerate(lie)),
         )
 
     # ---------------------------------------------------------------- pictures

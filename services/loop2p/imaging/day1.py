@@ -124,6 +124,19 @@ def placed(
     return turned_rois.moved(0, 0, shape), (0.0, 0.0)
 
 
+def on_today(first: NDArray[np.float32], day1: Day1, gated_lines: int = 0) -> NDArray[np.uint8]:
+    """Day 1's reference moved to where it lies today, to be looked at: 1st percentile black, 99.7th white, and black
+    what it does not reach."""
+    seen = first[gated_lines:]
+    low, high = np.nanpercentile(seen, (1, 99.7))
+    scaled = np.clip((np.nan_to_num(seen) - low) * (255 / max(high - low, 1e-9)), 0, 255)
+    back, middle = _turn(day1.rotation_deg).T, _middle(seen.shape)
+    offset = middle - back @ middle - (day1.offset_y_px, day1.offset_x_px)
+    out = np.zeros(first.shape, np.uint8)
+    out[gated_lines:] = ndimage.affine_transform(scaled, back, offset, order=1, output=np.uint8)
+    return out
+
+
 def turned(image: NDArray[np.float32], rotation_deg: float) -> NDArray[np.float32]:
     """The image as it was before it was turned by this around its middle; the image itself for 0."""
     if not rotation_deg:

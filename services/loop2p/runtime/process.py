@@ -78,7 +78,10 @@ def load(name: str, place: str) -> type:
     try:
         return getattr(importlib.import_module(module_name), class_name)  # type: ignore[no-any-return]
     except ImportError as error:
-        raise FileError(f"{place}: can't import {module_name!r}: {error}. Is its extra installed?") from None
+        raise FileError(
+            f"{place}: can't import {module_name!r}: {error}. Is its extra installed? One of your own: is "
+            "its folder in the rig file's path?"
+        ) from None
     except AttributeError:
         raise FileError(f"{place}: {module_name} has no class {class_name!r}") from None
 

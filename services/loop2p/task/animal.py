@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
-from loop2p.protocol import parse_toml
+from loop2p.protocol import FileError, parse_toml
 from loop2p.task.selection import Index
 
 _OURS = re.compile(r"^\[loop2p\][^\n]*(?:\n(?!\[)[^\n]*)*\n?", re.MULTILINE)
@@ -33,11 +33,17 @@ class Animal(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _File(Struct, frozen=True):
     loop2p: Animal = Animal()
+    baseline: object = None
+    closed_loop: object = None
+    """A task file's; here they are a mistake."""
 
 
 def parse_animal(text: str, place: str) -> Animal:
-    """The task's own table in the animal file. Raises FileError."""
-    return parse_toml(text, _File, place).loop2p
+    """The task's own table in the animal file. Raises FileError, for a task file in its place too."""
+    found = parse_toml(text, _File, place)
+    if found.baseline is not None or found.closed_loop is not None:
+        raise FileError(f"{place}: found a task file (it has baseline or closed_loop), expected an animal file")
+    return found.loop2p
 
 
 def updated(text: str, animal: Animal) -> str:

@@ -2,7 +2,7 @@
 const WINDOW_S = 60;
 const EVERY_MS = 120;
 const INK = "#a3acb6", GRID = {stroke: "#2a3036", width: 1};
-const PLUS = "#e69f00", MINUS = "#56b4e9", GOOD = "#2fc797", WHITE = "#e4e7ea", PINK = "#cc79a7";
+const PLUS = "#e69f00", MINUS = "#56b4e9", GOOD = "#2fc797", GROUND = "#181b1f", WHITE = "#e4e7ea", PINK = "#cc79a7";
 
 export const levels = {threshold: null, minimum: null};
 
@@ -24,7 +24,11 @@ function lines(u) {
     ctx.lineWidth = 1.5 * devicePixelRatio;
     ctx.beginPath(); ctx.moveTo(bbox.left, y); ctx.lineTo(bbox.left + bbox.width, y); ctx.stroke();
     ctx.font = `${11 * devicePixelRatio}px system-ui`;
-    ctx.fillText(`${name} ${value.toFixed(3)}`, bbox.left + 4, y - 3);
+    const text = `${name} ${value.toFixed(3)}`, high = 13 * devicePixelRatio;
+    ctx.fillStyle = GROUND;  // the traces would make it hard to read
+    ctx.fillRect(bbox.left + 2, y - high - 3, ctx.measureText(text).width + 4, high);
+    ctx.fillStyle = GOOD;
+    ctx.fillText(text, bbox.left + 4, y - 3);
     ctx.restore();
   }
 }

@@ -1,5 +1,5 @@
-// The field of view of each plane: live, the day's reference, or both; ROIs over it, P+ solid and up, P- dashed and down.
-const LIVE = 0, REFERENCE = 1, SHARP = 2, OLD_MS = 3000;
+// The field of view of each plane: live, the day's reference, both, or live over day 1's; ROIs over it, P+ solid and up, P- dashed and down.
+const LIVE = 0, REFERENCE = 1, DAY1 = 2, SHARP = 2, OLD_MS = 3000;
 const PLUS = "#e69f00", MINUS = "#56b4e9", OTHER = "#c3cad1";
 const NAMES = ["proximal trunk", "distal trunk"];
 const place = document.getElementById("planes");
@@ -22,7 +22,7 @@ function planeOf(number) {
   figure.append(stack, caption);
   place.append(figure);
   if (number === 0) over.addEventListener("click", clicked);
-  const plane = {number, base, over, caption, figure, bitmaps: [null, null], seen: 0, tinted: document.createElement("canvas")};
+  const plane = {number, base, over, caption, figure, bitmaps: [null, null, null], seen: 0, tinted: document.createElement("canvas")};
   planes.set(number, plane);
   [...planes.values()].sort((a, b) => a.number - b.number).forEach((p) => place.append(p.figure));
   return plane;
@@ -41,8 +41,9 @@ function tint(plane, bitmap, colour) {
 }
 
 function paint(plane) {
-  const [live, reference] = plane.bitmaps, wanted = view();
-  const shown = wanted === "reference" ? [[reference, null]] : wanted === "live" ? [[live, null]] : [[live, "#0f0"], [reference, "#f0f"]];
+  const [live, reference, day1] = plane.bitmaps, wanted = view();
+  const under = wanted === "day1" ? day1 : reference, now = live ?? (wanted === "day1" ? reference : null);
+  const shown = wanted === "reference" ? [[reference, null]] : wanted === "live" ? [[live, null]] : [[now, "#0f0"], [under, "#f0f"]];
   const ctx = plane.base.getContext("2d"), first = shown.map(([b]) => b).find((b) => b);
   if (first && (plane.base.width !== first.width || plane.base.height !== first.height)) {
     plane.base.width = first.width; plane.base.height = first.height;
@@ -60,7 +61,7 @@ export async function picture(kind, number, blob) {
   plane.bitmaps[kind] = bitmap;
   if (kind === LIVE) plane.seen = performance.now();
   const wanted = view();
-  if (wanted === "both" || (wanted === "live") === (kind === LIVE)) paint(plane);
+  if (!["live", "reference"].includes(wanted) || (wanted === "live") === (kind === LIVE)) paint(plane);
 }
 
 function outline(ctx, edges, colour, width, dashed) {

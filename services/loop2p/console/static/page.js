@@ -62,6 +62,7 @@ function page(p) {
   at("word").textContent = word;
   document.title = `${symbol} ${word} · ${p.rig}`;
   at("phase").textContent = [p.phase.replace("_", " "), p.reason].filter(Boolean).join(": ");
+  at("phase").className = p.reason.length > 120 ? "long" : "";
   at("run").textContent = `${p.rig}${p.day ? `, day ${p.day}` : ""}${p.run_id ? `, run ${p.run_id}` : ", no run yet"}${p.elapsed_s ? `, ${p.elapsed_s.toFixed(0)} s of closed loop` : ""}`;
   at("display").hidden = p.display !== false;
   at("renderer").textContent = p.renderer ? `(${p.renderer})` : "";
@@ -78,14 +79,22 @@ function page(p) {
     return item;
   })));
   images.captions(p.planes);
-  part("rois-line", [p.plus, p.minus, p.match_to_day1, p.set_id, p.confirmed_by], (line) => {
+  part("rois-line", [p.plus, p.minus, p.match_to_day1, p.day1, p.set_id, p.confirmed_by], (line) => {
     images.select(p.plus, p.minus);
     const chosen = p.plus.length ? `P+ ▲ ${p.plus.join(", ")} (solid) · P− ▼ ${p.minus.join(", ")} (dashed), confirmed by ${p.confirmed_by || "–"} · ` : "no P+ and P− yet: they come with a session · ";
-    const match = p.match_to_day1 === null ? "day 1, or no day-1 image named" : `match to day 1: ${p.match_to_day1.toFixed(2)}`;
-    line.textContent = `${chosen}ROI set ${p.set_id || "–"} · ${match}. Both: live green, reference magenta, equal white.`;
+    const match = p.match_to_day1 === null ? "day 1, or no day-1 image named" : `match to day 1: ${p.match_to_day1.toFixed(2)}${where(p.day1)}`;
+    const over = p.day1.length ? "Both, and over day 1: live green, reference or day 1 magenta, equal white." : "Both: live green, reference magenta, equal white.";
+    line.textContent = `${chosen}ROI set ${p.set_id || "–"} · ${match}. ${over}`;
+    at("day1-choice").hidden = !p.day1.length;
+    if (!p.day1.length && at("day1-choice").control.checked) document.querySelector("input[name=view][value=live]").click();
   });
   charts.levels.threshold = p.threshold;
   charts.levels.minimum = p.minimum;
+}
+
+function where(day1) {  // today's field against day 1's
+  const one = (d) => `plane ${d.plane} ${number(d.match, 2)}, moved ${number(d.offset_y_px, 1)}, ${number(d.offset_x_px, 1)} px, turned ${number(d.rotation_deg, 1)}°`;
+  return day1.length ? ` (${day1.map(one).join("; ")})` : "";
 }
 
 function services(p) {
@@ -148,7 +157,6 @@ function alarms(list, faults) {
 
 function mouse(p) {
   const grating = p.shown === "grating";
-  at("dial-ground").setAttribute("fill", "none");
   part("dial", [p.shown, p.angle_deg], (dial) => {
     const bars = at("dial-bars");
     bars.replaceChildren();
@@ -169,7 +177,8 @@ function mouse(p) {
   ration.max = p.day_limit_ul ?? 1;
   ration.high = 0.9 * ration.max;
   ration.value = p.day_ul ?? 0;
-  at("ration-words").textContent = `of ${number(p.day_limit_ul, 0)} µl; heard in this run: rewards ${p.rewards}, ${number(p.reward_ul, 0)} µl`;
+  const passed = p.day_ul !== null && p.day_limit_ul !== null && p.day_ul > p.day_limit_ul ? " ✖ passed" : "";
+  at("ration-words").textContent = `of ${number(p.day_limit_ul, 0)} µl${passed}; heard in this run: rewards ${p.rewards}, ${number(p.reward_ul, 0)} µl`;
   at("speed").textContent = `${number(p.speed_cm_s, 1)} cm/s`;
   at("licks").textContent = `licks: ${p.licks}`;
 }
