@@ -7,6 +7,7 @@ import zmq
 from msgspec import structs
 
 from loop2p.protocol import (
+    MESSAGES,
     Alarm,
     Endpoints,
     Envelope,
@@ -25,6 +26,8 @@ SMALL_HWM = 20_000
 BULK_HWM = 64
 """Messages a slow subscriber may lag before it loses some; what it loses, it sees as gaps."""
 BATCH = 256
+BULK = {topic.encode() for topic, kind in MESSAGES.items() if kind.bulk}
+"""Pixels, not copied out of ZeroMQ's memory."""
 MOST_BYTES = 2**20
 """Whoever sends a larger request is cut off. Not for what is subscribed to: a subscriber that cuts off its publisher
 never comes back to it, so there a message that is too large is refused once it is read (protocol/wire.py)."""
@@ -181,11 +184,11 @@ class Bus:
         """What of a peer is waiting, at most a batch; malformed messages come as the error they are."""
         for _ in range(BATCH):
             try:
-                parts = socket.recv_multipart(zmq.NOBLOCK)
+                topic = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
             try:
-                yield open_parts(parts)
+                yield open_parts([topic, *_rest(socket, topic in BULK)])
             except WireError as error:
                 yield error
 
@@ -196,3 +199,12 @@ class Bus:
         if self.door:
             self.door.close()
         self.context.destroy()
+
+
+def _rest(socket: zmq.Socket[bytes], bulk: bool) -> list[bytes | memoryview]:
+    """What follows a message's topic; of a bulk message views of ZeroMQ's memory."""
+    if not socket.getsockopt(zmq.RCVMORE):
+        return []
+    if not bulk:
+        return list(socket.recv_multipart())
+    return [frame.buffer for frame in socket.recv_multipart(copy=False)]
