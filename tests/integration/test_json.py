@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rigs import rig_text
+from synthetic_session import write_journal
+
+from loop2p.protocol import Lick, seal
+from loop2p.recording.journal import read_journal
 
 Ports = Callable[[int], list[int]]
 
@@ -35,3 +39,15 @@ def test_keys_that_were_made_and_those_that_were_there(tmp_path: Path, free_port
     assert (code, said) == (0, {"task": {"made": True, "host": "local"}})
     _, said = loop2p("keys", str(rig), "task", "stimulus")
     assert [said[name]["made"] for name in ("task", "stimulus")] == [False, True]
+
+
+def test_what_was_made_is_named(tmp_path: Path, free_ports: Ports) -> None:
+    rig = tmp_path / "rig.toml"
+    rig.write_text(rig_text(free_ports(24), "runs"), encoding="utf-8")
+    code, said = loop2p("metrics", str(rig), "--out", str(tmp_path / "watch"))
+    assert (code, Path(said["config"])) == (0, tmp_path / "watch" / "prometheus.yml")
+    assert all((tmp_path / "watch" / name).exists() for name in said["rules"])
+    write_journal(tmp_path, [(11, seal(Lick(count=3, t_ns=9), "actuation", "actuation-1", 0, 10))])
+    code, said = loop2p("recover", str(tmp_path / "journal.mcap"))
+    assert code == 0
+    assert [record.topic for record in read_journal(Path(said["journal"]))] == [Lick.topic]

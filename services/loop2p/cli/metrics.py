@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from loop2p.cli.main import RigPath, err, fail, open_rig, out
+from loop2p.cli.main import Json, RigPath, err, fail, open_rig, out, print_json
 from loop2p.protocol import Rig
 
 JOB = "loop2p"
@@ -79,6 +79,7 @@ def metrics(
     ] = None,
     rules: Annotated[Path, typer.Option(help="folder of recording and alert rules")] = RULES,
     every_s: Annotated[float, typer.Option(min=0.1, help="seconds between two scrapes")] = 5.0,
+    json: Json = False,
 ) -> None:
     """Write what Prometheus needs to watch this rig: its configuration, and the rules beside it."""
     rig_file = open_rig(rig)
@@ -98,6 +99,9 @@ def metrics(
         fail(f"{folder}: {error}")
     for line in unreachable(rig_file.rig):
         err.print(line, markup=False, soft_wrap=True)
+    if json:
+        print_json({"config": str(config), "rules": [path.name for path in found]})
+        return
     out.print(
         f"{config}\nprometheus --config.file={config} --storage.tsdb.path={folder / 'data'} "
         "--web.listen-address=127.0.0.1:9090",

@@ -128,10 +128,14 @@ def yoke(run: RunFolder, task: Annotated[Path, typer.Argument(help="task file (T
     typer.echo(text, nl=False)
 
 
-def recover(journal: Annotated[Path, typer.Argument(help="a journal that was cut")]) -> None:
+def recover(journal: Annotated[Path, typer.Argument(help="a journal that was cut")], json: Json = False) -> None:
     """Copy everything readable of a torn journal into a clean one beside it."""
     from loop2p.recording.journal import recover as recover_journal
 
     place = journal if journal.is_file() else folder_of(journal)
     see_records(place)
-    out.print(str(recover_journal(place)), markup=False, soft_wrap=True)
+    recovered = recover_journal(place)
+    if json:
+        print_json({"journal": str(recovered)})
+    else:
+        out.print(str(recovered), markup=False, soft_wrap=True)
