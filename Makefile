@@ -24,7 +24,8 @@ test: .venv/.ok ## lint, types, layers, and every test but the long ones
 	$(B)/ruff check .
 	$(B)/mypy
 	$(B)/lint-imports
-	$(B)/python -m pytest -q -m "not long"
+	$(B)/python -m pytest -q -m "not long" -n auto tests/contract tests/science tests/unit
+	$(B)/python -m pytest -q -m "not long" tests/faults tests/fuzz tests/integration tests/net
 
 test-long: .venv/.ok ## the full form of every check
 	$(B)/python -m pytest -q
