@@ -8,8 +8,9 @@ help: ## list the targets
 .venv/.ok: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .uv && .uv/bin/pip install -q uv==0.13.9
 	.uv/bin/uv venv -q --clear -p $(PYTHON) .venv
-	VIRTUAL_ENV=$(CURDIR)/.venv .uv/bin/uv pip sync -q --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv .uv/bin/uv pip sync -q --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/.venv .uv/bin/uv pip install -q --no-deps --no-build-isolation -e .
+	$(B)/python -m compileall -q protocol services simulation analysis
 	touch $@
 
 setup: .venv/.ok ## install everything into .venv
