@@ -289,13 +289,14 @@ def check_records(folder: Path, free_id: int, cwd: Path) -> None:
     records = list(read_journal(folder))
     commands = {r.message.id: r for r in records if r.topic == "task.reward"}
     assert commands[free_id].message.trial == -1
-    given = [r.message for r in commands.values() if r.message.volume_ul > 0]
+    refused = {r.message.id for r in records if r.topic == "actuation.refused"}  # made safe just then
+    given = [r.message for key, r in commands.items() if r.message.volume_ul > 0 and key not in refused]
     assert before["rewards"] == len(given)
     hits = {r.message.trial: r.message.t_s for r in records if r.topic == "task.trial" and r.message.edge == "hit"}
     rewards = [m.trial for m in given if m.id != free_id]
     assert len(rewards) == len(set(rewards))
-    pauses_s = [r.message.t_s for r in records if r.topic == "task.phase" and r.message.phase == "paused"]
-    for trial in hits.keys() ^ set(rewards):  # a hit goes without if the session is paused before its reward is due
+    pauses_s = [r.message.t_s for r in records if r.topic == "task.phase" and r.message.phase in ("paused", "ended")]
+    for trial in hits.keys() ^ set(rewards):  # paused or stopped before its reward was given
         assert any(0 <= at_s - hits[trial] <= 1.1 for at_s in pauses_s), f"trial {trial}: {pauses_s}"
     reward = next(r for r in commands.values() if r.message.trial >= 0)
     frame = reward.header.cause.frame
