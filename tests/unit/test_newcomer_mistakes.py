@@ -96,6 +96,10 @@ def test_a_mistake_in_the_task_file_is_told_before_anything_starts(tmp_path: Pat
         assert result.exit_code == 2
         assert result.stderr.startswith(f"{words[-1]}")
         assert found in result.stderr
+    bad.write_text("day = 2\n[selection]\nrois = [0, 1]\n", encoding="utf-8")
+    result = said("run", rig, bad)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("animal file: loop2p.z_star: none, but it is day 2")
     assert not (tmp_path / "runs").exists()
 
 

@@ -47,7 +47,7 @@ def run(
     rig_file = open_rig(rig)
     task_text = read_text(task, "task file (TOML)")
     animal_text = read_text(animal, "animal file (TOML)") if animal is not None else ""
-    _see_plan(rig_file, task_text, animal_text, str(task), str(animal))
+    _see_plan(rig_file, task_text, animal_text, str(task), str(animal or "animal file"))
     run_id = new_run_id(rig_file.rig.name)
     live = Live(Progress(), console=err, refresh_per_second=4, transient=False) if not (quiet or json) else None
 

@@ -15,7 +15,8 @@ from loop2p.runtime.process import EXIT_MISTAKE, EXIT_STOPPED, load, stop_on_sig
 BEHIND = 10
 """Niceness of a companion: pages and bridges have what the loop leaves."""
 AUTOGROUP = Path("/proc/self/autogroup")
-"""Where Linux shares processors by terminal session, niceness counts within one alone, and this is the session's."""
+"""Where Linux shares processors by terminal session, niceness counts within one alone, and this is the session's. The
+launcher gives each process a session of its own; in somebody's terminal it is left alone."""
 
 
 class SideProcess(Protocol):
@@ -56,5 +57,6 @@ def stand_behind() -> None:
     """Let this process run behind the services of its machine. On Windows nothing is done."""
     if hasattr(os, "nice"):
         os.nice(BEHIND)
-        with contextlib.suppress(OSError):
+    if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # not Linux, or no sharing by session
             AUTOGROUP.write_text(str(BEHIND), encoding="ascii")
