@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,24 @@ def rois(n: int) -> Rois:
     return Rois(set_id="drawn", height=120, width=180, planes=[plane], buffers=(f32(reference),))
 
 
+@contextmanager
+def the_page(console: Console, port: int, folder: Path) -> Iterator[Any]:
+    """The console in a thread, and its page in a browser."""
+    stop = threading.Event()
+    thread = threading.Thread(target=console.run, args=(stop,))
+    thread.start()
+    try:
+        with chromium(folder / "profile") as browser:
+            tab = browser.new_page()
+            tab.set_default_timeout(60_000)
+            until_there(tab, port)
+            yield tab
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+
+
 def test_rois_are_ranked_picked_and_drawn_on_the_page(tmp_path: Path, free_ports: Ports) -> None:
     *ports, port = free_ports(25)
     data = tmp_path / "runs"
@@ -53,34 +72,24 @@ def test_rois_are_ranked_picked_and_drawn_on_the_page(tmp_path: Path, free_ports
     (tmp_path / "day.toml").write_text("day = 1\n", encoding="utf-8")
     rig_file = parse_rig(rig_text(ports, str(data)), tmp_path / "rig.toml")
     options = ConsoleOptions(port=port, sessions={"day": Startable(task="day.toml")})
-    console, stop = Console(options, rig_file), threading.Event()
+    console = Console(options, rig_file)
     console.view.take(seal(rois(10), "imaging", "imaging-1", 0, 0), 0.0, 0.0)
-    thread = threading.Thread(target=console.run, args=(stop,))
-    thread.start()
-    try:
-        with chromium(tmp_path / "profile") as browser:
-            tab = browser.new_page()
-            tab.set_default_timeout(60_000)
-            until_there(tab, port)
-            tab.locator("#run-choice option", has_text="synthetic").wait_for(state="attached")
-            tab.check("input[name=view][value=reference]")
-            tab.click("#rank")
-            tab.locator("#rank-words", has_text="the best first").wait_for()
-            tab.fill("#who", "anna")
-            for roi in (0, 1, 2):
-                tab.check(f"[data-roi='{roi}']")
-            over = tab.locator(".stack canvas").nth(1)
-            size = over.bounding_box()
-            over.click(position={"x": 115 / 180 * size["width"], "y": 25 / 120 * size["height"]})  # ROI 3
-            tab.locator("#picked", has_text="4 picked (the paper: 8 or 10): 0, 1, 2, 3").wait_for()
-            picture(tab, "day1", tmp_path, ["#candidates tbody tr", "#picked", "#draw", ".stack canvas"])
-            tab.click("#draw")
-            tab.locator("#drawn", has_text="confirmed by anna").wait_for()
-            tab.locator("#session option", has_text="day 1 of").wait_for(state="attached")
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
+    with the_page(console, port, tmp_path) as tab:
+        tab.locator("#run-choice option", has_text="synthetic").wait_for(state="attached")
+        tab.check("input[name=view][value=reference]")
+        tab.click("#rank")
+        tab.locator("#rank-words", has_text="the best first").wait_for()
+        tab.fill("#who", "anna")
+        for roi in (0, 1, 2):
+            tab.check(f"[data-roi='{roi}']")
+        over = tab.locator(".stack canvas").nth(1)
+        size = over.bounding_box()
+        over.click(position={"x": 115 / 180 * size["width"], "y": 25 / 120 * size["height"]})  # ROI 3
+        tab.locator("#picked", has_text="4 picked (the paper: 8 or 10): 0, 1, 2, 3").wait_for()
+        picture(tab, "day1", tmp_path, ["#candidates tbody tr", "#picked", "#draw", ".stack canvas"])
+        tab.click("#draw")
+        tab.locator("#drawn", has_text="confirmed by anna").wait_for()
+        tab.locator("#session option", has_text="day 1 of").wait_for(state="attached")
     experiment = parse_toml((folder / DRAWN).read_text("utf-8"), Experiment, DRAWN)
     assert experiment.selection.rois == (0, 1, 2, 3)
     assert experiment.day == 1
@@ -101,7 +110,7 @@ COLOURED = """canvas => {
 def test_today_is_laid_over_day_1_on_the_page(tmp_path: Path, free_ports: Ports) -> None:
     *ports, port = free_ports(25)
     rig_file = parse_rig(rig_text(ports, str(tmp_path)), tmp_path / "rig.toml")
-    console, stop = Console(ConsoleOptions(port=port), rig_file), threading.Event()
+    console = Console(ConsoleOptions(port=port), rig_file)
     today = structs.replace(rois(10), match_to_day1=0.93)
     image = np.frombuffer(today.buffers[0], "<f4").reshape(120, 180)
     before = np.roll((image * (255 / image.max())).astype(np.uint8), 6, axis=1)  # half a square is beside its place
@@ -109,25 +118,15 @@ def test_today_is_laid_over_day_1_on_the_page(tmp_path: Path, free_ports: Ports)
     images = Day1Images(height=120, width=180, buffers=(before.tobytes(),), **lie)
     console.view.take(seal(today, "imaging", "imaging-1", 0, 0), 0.0, 0.0)
     console.view.take(seal(images, "imaging", "imaging-1", 0, 0), 0.0, 0.0)
-    thread = threading.Thread(target=console.run, args=(stop,))
-    thread.start()
-    try:
-        with chromium(tmp_path / "profile") as browser:
-            tab = browser.new_page()
-            tab.set_default_timeout(60_000)
-            until_there(tab, port)
-            tab.locator("#rois-line", has_text="plane 0 0.93, moved 3.2, -7.5 px, turned 0.4°").wait_for()
-            tab.check("input[name=view][value=day1]")
-            canvas = tab.locator(".stack canvas").first
-            deadline = time.monotonic() + 60
-            while min(found := canvas.evaluate(COLOURED)) < 10 * 30:  # of ten squares of 10 x 10
-                assert time.monotonic() < deadline, found
-                time.sleep(0.05)
-            picture(tab, "over-day1", tmp_path, ["#day1-choice", ".stack canvas", "#rois-line"])
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
+    with the_page(console, port, tmp_path) as tab:
+        tab.locator("#rois-line", has_text="plane 0 0.93, moved 3.2, -7.5 px, turned 0.4°").wait_for()
+        tab.check("input[name=view][value=day1]")
+        canvas = tab.locator(".stack canvas").first
+        deadline = time.monotonic() + 60
+        while min(found := canvas.evaluate(COLOURED)) < 10 * 30:  # of ten squares of 10 x 10
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        picture(tab, "over-day1", tmp_path, ["#day1-choice", ".stack canvas", "#rois-line"])
 
 
 def until_there(tab: Any, port: int) -> None:

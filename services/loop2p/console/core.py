@@ -209,9 +209,9 @@ class PageView:
         self._shown: Shown | None = None
         self._screen: Screen | None = None
         self.rois: tuple[str, int, Rois] | None = None
-        self.day1: tuple[str, int, Day1Images] | None = None
-        """Instance and number of the message, and the message."""
         """(instance, sequence number, message) of the newest ROI sets."""
+        self.day1: tuple[str, int, Day1Images] | None = None
+        """The same of day 1's images."""
         self._planes: dict[int, PlaneNow] = {}
         self._trials: deque[TrialNow] = deque(maxlen=TRIALS)
         self._elapsed_s = 0.0
