@@ -83,13 +83,14 @@ class Page:
 
     def ask(self, kind: str) -> str:
         """Press a button, twice where it asks whether one is sure; returns the answer in words."""
-        before = self.tab.locator("#answer").text_content()
+        answer = self.tab.locator("#answer")
+        before = answer.get_attribute("data-said")  # its words do not tell: two answers of one second can read alike
         button = self.tab.locator(f"[data-ask={kind}], #{kind}").first
         button.click()
         if button.get_attribute("data-sure"):
             button.click()
-        until(lambda: self.tab.locator("#answer").text_content() != before, lambda: f"no answer to {kind}")
-        return str(self.tab.locator("#answer").text_content())
+        until(lambda: answer.get_attribute("data-said") != before, lambda: f"no answer to {kind}")
+        return str(answer.text_content())
 
     def ask_until(self, kind: str, words: str) -> None:
         """Press it again while something else is answered that passes by itself."""
