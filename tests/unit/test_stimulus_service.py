@@ -162,6 +162,24 @@ def test_each_overtaken_command_is_named_by_the_picture_that_overtook_it():
     assert [(s.show_seq, s.overtaken, s.superseded) for s in rig.shown[1:]] == [(2, [0, 1], 2), (3, [], 0)]
 
 
+def test_a_command_for_the_grey_that_the_service_put_up_by_itself_is_answered():
+    rig = Rig().settle()
+    rig.heartbeat()
+    rig.show("grating", 15.0)
+    rig.until(rig.now + 1_100_000_000)
+    rig.stimulus.tick()  # the task fell silent: the screen goes grey
+    rig.frames(2)
+    rig.show("grey")
+    rig.frames(2)
+    assert [(s.what, s.show_seq) for s in rig.shown[1:]] == [("grating", 0), ("grey", -1), ("grey", 1)]
+    rig.heartbeat()
+    rig.until(rig.now + 1_100_000_000)
+    rig.stimulus.tick()
+    rig.frames(2)
+    assert rig.stimulus.losses == 2
+    assert rig.shown[-1].show_seq == 1, "the grey of the task is grey enough for the service"
+
+
 def test_a_stop_names_what_it_overtook_and_is_nobodys_command():
     rig = Rig().settle()
     rig.show("grating", 15.0)
@@ -209,8 +227,9 @@ def test_nothing_is_lost_or_unaccounted_for(schedule):
     assert len(named) == len(set(named)) == counts["superseded"]
     assert drawn.isdisjoint(named)
     assert all(k < s.show_seq for s in rig.shown for k in s.overtaken), "by a later one"
-    asked = [Show(what="grey"), *(show for show, _ in schedule)]
-    changes = {k for k, (a, b) in enumerate(pairwise(asked)) if (a.what, a.angle_deg) != (b.what, b.angle_deg)}
+    asked = [show for show, _ in schedule]
+    changes = {k for k, (a, b) in enumerate(pairwise(asked), 1) if (a.what, a.angle_deg) != (b.what, b.angle_deg)}
+    changes |= {0} if schedule else set()  # the first too where it asks for the grey that is there already
     assert drawn | set(named) == changes, "each command for another picture is shown or named"
     flips = [s.flip_ns for s in rig.shown]
     assert all(b - a >= PERIOD_NS for a, b in pairwise(flips[1:])), "one flip a frame at most"

@@ -242,6 +242,7 @@ def stimulus(
     out.print(
         f"{result['commands']} commands: {result['shown']} shown, {result['superseded']} overtaken by a picture that "
         f"names them, {result['unaccounted']} unaccounted for; {result['pictures_reported']} pictures reported, "
+        f"{result['own_pictures']} of them the service's own grey for want of heartbeats, "
         f"{result['patch_toggles_seen']} toggles of the patch seen, by a photodiode that did not look for half a frame "
         f"period {result['patch_not_looked_at']} times; the whole screen looked at {result['looked']} times"
     )

@@ -227,10 +227,15 @@ class Newest:
         self._overtaken: deque[int] = deque(maxlen=self.NAMED)
 
     def ask(self, show: Show, seq: int = -1) -> None:
-        """This is wanted now, whatever was wanted before."""
+        """This is wanted now, whatever was wanted before.
+
+        Asked for by the task, a picture that the service put up by itself is drawn once more: each change that the
+        task asks for is answered.
+        """
         self.asked += 1
         wanted = self.waiting or self.shown
-        if wanted is not None and same(wanted, show):
+        answers = self.seq >= 0 or seq < 0
+        if wanted is not None and same(wanted, show) and answers:
             self.repeated += 1
             return
         if self.waiting is not None:

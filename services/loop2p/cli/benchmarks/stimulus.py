@@ -58,8 +58,8 @@ class Account(Struct):
     """By which picture it was named."""
 
     def missing(self, commands: range) -> list[int]:
-        """Neither shown nor named by a later picture."""
-        named = {k for k, by in self.overtaken.items() if k < by.show_seq}
+        """Neither shown nor named by a later picture, or by one of the service's own."""
+        named = {k for k, by in self.overtaken.items() if k < by.show_seq or by.show_seq < 0}
         return [k for k in commands if k not in self.shown and k not in named]
 
 
@@ -148,6 +148,7 @@ def _result(
         "shown": len(what.shown.keys() & sent_ns.keys()),
         "superseded": len(what.overtaken.keys() & sent_ns.keys()),
         "unaccounted": len(what.missing(range(min(sent_ns), max(sent_ns) + 1))),
+        "own_pictures": sum(m.show_seq < 0 for m in run),
         "pictures_reported": len(run),
         "patch_toggles_seen": len(edges),
         "patch_not_looked_at": blind,
