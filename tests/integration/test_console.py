@@ -22,16 +22,16 @@ import pytest
 from chromium import chromium
 from needs import lacking
 from page_pictures import picture
-from rigs import rig_text, toml_value, toy_rig
+from rigs import rig_text, toy_rig
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
-from whole_rig import Running, running, task_text, whole_rig
+from whole_rig import Running, running, task_text, whole_rig, with_console
 
 from loop2p.cli.run import make_files
 from loop2p.console import Console, server
 from loop2p.console.board import LIVE
 from loop2p.console.options import ConsoleOptions
-from loop2p.protocol import Audit, RequestLog, RigFile, Session, parse_rig, read_rig
+from loop2p.protocol import Audit, RequestLog, RigFile, Session, parse_rig
 from loop2p.recording.run import Run
 from loop2p.runtime import Launcher
 
@@ -39,16 +39,6 @@ Ports = Callable[[int], list[int]]
 RATION = "\n[reward]\nday_limit_ul = 6\n"
 LONG_S = 60_000
 """For what the browser waits for: a limit that is only there to fail instead of hanging."""
-
-
-def with_console(rig_file: RigFile, folder: Path, port: int) -> RigFile:
-    """A rig file with the page at this port, which may start a session with a small ration."""
-    (folder / "short.toml").write_text(task_text(seconds=1200.0) + RATION, encoding="utf-8")
-    options = {"port": port, "sessions": {"short": {"task": "short.toml"}}}
-    lines = ["[companions.console]", 'run = "loop2p.console:Console"', "[companions.console.options]"]
-    lines += [f"{k} = {toml_value(v)}" for k, v in options.items()]
-    rig_file.path.write_text(rig_file.text + "\n".join(lines) + "\n", encoding="utf-8")
-    return read_rig(rig_file.path)
 
 
 def until(condition: Callable[[], Any], what: Callable[[], str], timeout_s: float = 60.0) -> None:
@@ -110,7 +100,8 @@ def live_rig(tmp_path: Path, free_ports: Ports) -> Iterator[tuple[Running, str]]
     """A rig with the page, of which stimulus is not started; and the page's address."""
     ports = free_ports(29)
     rig_file = whole_rig(tmp_path, ports, options={"task": {"start_timeout_s": 10}})
-    rig_file = with_console(rig_file, tmp_path, ports[28])
+    (tmp_path / "short.toml").write_text(task_text(seconds=1200.0) + RATION, encoding="utf-8")
+    rig_file = with_console(rig_file, ports[28], {"short": {"task": "short.toml"}})
     launcher = Launcher(rig_file, "local", tmp_path / "logs")
     launcher.services.remove("stimulus")
     with running(rig_file, tmp_path, launcher) as rig:

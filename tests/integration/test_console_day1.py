@@ -1,6 +1,9 @@
 """Day 1 from the page: ROIs ranked, picked in table and picture, P+ and P- drawn; as the commands do it."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ from msgspec import structs
 from page_pictures import picture
 from rigs import rig_text
 from synthetic_session import make_session, write_journal
+from whole_rig import whole_rig, with_console
 
 from loop2p.console import Console
 from loop2p.console.day1 import DRAWN, Day1, Day1Error, Draw, Look, read, runs
@@ -106,6 +110,14 @@ COLOURED = """canvas => {
 }"""
 """How many points of today alone, and of day 1 alone."""
 
+WHITE = """canvas => {
+    const {width, height} = canvas, data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+    let white = 0;
+    for (let k = 0; k < data.length; k += 4) white += Math.min(data[k], data[k + 1], data[k + 2]) > 100;
+    return white;
+}"""
+"""How many points are bright on both days."""
+
 
 def test_today_is_laid_over_day_1_on_the_page(tmp_path: Path, free_ports: Ports) -> None:
     *ports, port = free_ports(25)
@@ -126,7 +138,61 @@ def test_today_is_laid_over_day_1_on_the_page(tmp_path: Path, free_ports: Ports)
         while min(found := canvas.evaluate(COLOURED)) < 10 * 30:  # of ten squares of 10 x 10
             assert time.monotonic() < deadline, found
             time.sleep(0.05)
+
+
+DAY = """
+[baseline]
+duration_s = 20
+[calibration]
+window_s = 5
+[trial]
+loop_s = 5
+[closed_loop]
+duration_s = {seconds}
+"""
+DAY_1 = """
+day = 1
+[selection]
+rois = [0, 1, 2, 3, 4, 5, 6, 7]
+seed = 3
+"""
+
+
+def test_the_second_day_of_an_animal_is_laid_over_its_first(tmp_path: Path, free_ports: Ports, spawn: Any) -> None:
+    *ports, port = free_ports(29)
+    (tmp_path / "day1.toml").write_text(DAY_1 + DAY.format(seconds=5), encoding="utf-8")
+    (tmp_path / "later.toml").write_text(DAY.format(seconds=1200), encoding="utf-8")
+    (tmp_path / "new.toml").write_text('[mouse]\nname = "m1"\n', encoding="utf-8")
+    command = [sys.executable, "-m", "loop2p.cli.main", "run", str(tmp_path / "rig.toml"), "--quiet"]
+    whole_rig(tmp_path, ports)
+    day1 = [str(tmp_path / "day1.toml"), "--animal", str(tmp_path / "new.toml")]
+    subprocess.run([*command, *day1], check=True, timeout=600)
+    (run,) = (tmp_path / "runs").glob("2*")
+
+    field = {"imaging": {"day1": str(run / "imaging_references.npz")}}
+    with_console(whole_rig(tmp_path, ports, options=field, microscope={"seed": 2}), port)
+    day2 = spawn(*command, str(tmp_path / "later.toml"), "--animal", str(run / "animal.toml"))
+    with chromium(tmp_path / "profile") as browser:
+        tab = browser.new_page()
+        tab.set_default_timeout(60_000)
+        until_there(tab, port)
+        tab.locator("body[data-state=running]").wait_for()
+        tab.locator("header", has_text="day 2").wait_for()
+        tab.locator("#rois-line", has_text="(plane 0 0.9").wait_for()
+        tab.check("input[name=view][value=day1]")
+        white = tab.locator(".stack canvas").first
+        deadline = time.monotonic() + 60
+        while (found := white.evaluate(WHITE)) < 100:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        tab.fill("#who", "anna")
         picture(tab, "over-day1", tmp_path, ["#day1-choice", ".stack canvas", "#rois-line"])
+        stop = tab.locator("[data-ask=stop]")
+        stop.click()
+        stop.click()
+        assert day2.wait(120) == 0
+    (second,) = set((tmp_path / "runs").glob("2*")) - {run}
+    assert json.loads((second / "summary.json").read_text("utf-8"))["day"] == 2
 
 
 def until_there(tab: Any, port: int) -> None:

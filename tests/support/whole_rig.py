@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rigs import rig_text
+from rigs import rig_text, toml_value
 
 from loop2p.protocol import Envelope, RigFile, control, read_rig
 from loop2p.runtime import Launcher, ask, ask_answer
@@ -93,6 +93,15 @@ def whole_rig(folder: Path, ports: list[int], *, pty: bool = False, **more: Any)
     path = folder / "rig.toml"
     path.write_text(text)
     return read_rig(path)
+
+
+def with_console(rig_file: RigFile, port: int, sessions: dict[str, Any] | None = None) -> RigFile:
+    """The same rig with the operator's page at this port; `sessions` may be started from it."""
+    options = {"port": port, "sessions": sessions or {}}
+    lines = ["[companions.console]", 'run = "loop2p.console:Console"', "[companions.console.options]"]
+    lines += [f"{k} = {toml_value(v)}" for k, v in options.items()]
+    rig_file.path.write_text(rig_file.text + "\n".join(lines) + "\n", encoding="utf-8")
+    return read_rig(rig_file.path)
 
 
 class Running:
