@@ -102,6 +102,34 @@ def test_a_program_that_breaks_the_contract_is_told_which_clauses(tmp_path: Path
         assert any(text.startswith(start) for text in broken), f"{start}: not found in {list(broken)}"
 
 
+FORGETFUL = """
+from loop2p.cli.main import main
+from loop2p.stimulus.core import Newest, same
+from loop2p.protocol import Show
+
+asked, drew = Newest.ask, Newest.drew
+
+def ask(self, show, seq=-1):
+    if not same(self.waiting or self.shown or Show(what="black"), show):
+        asked(self, show, seq)
+
+Newest.ask = ask  # what is there already is not answered
+Newest.drew = lambda self: (drew(self)[0], [])  # nobody is named
+main()
+"""
+
+
+def test_a_stimulus_that_leaves_commands_without_an_answer_is_told(tmp_path: Path) -> None:
+    program = tmp_path / "forgetful.py"
+    program.write_text(FORGETFUL, encoding="utf-8")
+    verdicts = try_out("stimulus", [sys.executable, str(program), "serve", "stimulus", "{LOOP2P_RIG}"], tmp_path)
+    print(told(verdicts))
+    broken = [v.text for v in verdicts if v.outcome == "BROKEN"]
+    assert len(broken) == 2
+    assert any("overtaken are counted and named" in text for text in broken)
+    assert any("a wish for the grey" in text for text in broken)
+
+
 def test_a_program_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loop2p.cli.main", "conform", "decoding", "--", str(tmp_path / "nothing")]
     ran = subprocess.run(command, capture_output=True, check=False, timeout=120)

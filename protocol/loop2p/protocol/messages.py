@@ -410,7 +410,11 @@ class OptoCommand(Command, frozen=True, kw_only=True, tag="opto"):
 
 
 class Shown(Message, frozen=True, kw_only=True, tag="shown"):
-    """What was put on the screen. From stimulus, every change."""
+    """What was put on the screen. From stimulus, every change.
+
+    A task.show for another picture than the one before it is answered: shown, or named as overtaken. So is one for the
+    grey that the service put up by itself.
+    """
 
     topic: ClassVar[str] = "stimulus.shown"
     what: Picture

@@ -1,6 +1,8 @@
 """Stimulus: what task asks for, on the screen, and a report of every change."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from loop2p.cli.conformance.role import RoleTest
@@ -27,9 +29,10 @@ class StimulusTest(RoleTest):
     def clauses(self) -> list[Clause]:
         return [
             Clause("each picture is reported when it is shown, with the cause of the wish", self.pictures),
-            Clause("of many wishes at once the last is shown, and those overtaken are counted", self.burst),
+            Clause("of many wishes at once the last is shown, and those overtaken are counted and named", self.burst),
             Clause("a grating without an angle changes nothing", self.no_angle),
             Clause("task's silence turns the screen grey", self.silence),
+            Clause("a wish for the grey that is there by itself is answered like any other", self.grey_again),
         ]  # fmt: skip
 
     def pictures(self) -> str:
@@ -43,12 +46,18 @@ class StimulusTest(RoleTest):
 
     def burst(self) -> str:
         stage, mark = self.stage, self.stage.mark()
+        first = stage.others["task"].published.get(Show.topic, 0)
         last = self.show_angles([10.0 + k for k in range(BURST)])
         stage.next(mark, Shown, f"the last of {BURST}", lambda m: m.cause == last)
         shown = stage.since(mark, Shown)
         accounted = len(shown) + sum(m.superseded for m in shown)
         if accounted != BURST:
             raise BrokenError(f"{len(shown)} shown and {accounted - len(shown)} superseded, expected {BURST} in all")
+        named = {m.show_seq for m in shown}.union(*(m.overtaken for m in shown))
+        if named != (wanted := set(range(first, first + BURST))):
+            raise BrokenError(
+                f"show_seq and overtaken name {sorted(named)}, expected the sequence numbers {sorted(wanted)}"
+            )
         return f"{len(shown)} of {BURST} shown"
 
     def no_angle(self) -> str:
@@ -62,18 +71,27 @@ class StimulusTest(RoleTest):
         return "not shown"
 
     def silence(self) -> str:
+        with self.silent_task() as took_s:
+            pass
+        return f"after {took_s:.2f} s"
+
+    def grey_again(self) -> str:
+        with self.silent_task():
+            self.show("grey", None)
+        return "answered"
+
+    @contextmanager
+    def silent_task(self) -> Iterator[float]:
+        """A grating, then no heartbeat of the task; the block begins when the screen is grey, after so many seconds."""
         self.works()
         stage, mark, since_s = self.stage, self.stage.mark(), time.monotonic()
         stage.silent.add("task")
         try:
-            stage.wait(
-                lambda: any(m.what == "grey" for m in stage.since(mark, Shown)) or None, "grey", SILENCE_S
-            )  # fmt: skip
+            stage.wait(lambda: any(m.what == "grey" for m in stage.since(mark, Shown)) or None, "grey", SILENCE_S)
+            yield time.monotonic() - since_s
         finally:
             stage.silent.discard("task")
-        took_s = time.monotonic() - since_s
         stage.passing(0.3)
-        return f"after {took_s:.2f} s"
 
     def works(self) -> None:
         self.angle = (self.angle + 15.0) % 90 + 1.0
