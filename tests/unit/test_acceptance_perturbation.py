@@ -52,6 +52,7 @@ def arm(name: str, works: bool, outcomes_work: bool | None = None, seed: int = 0
 
 def test_ndnf_abolishes_what_the_light_leaves():
     row = a18({"ndnf": arm("ndnf", False, seed=1), "led": arm("led", True)})
+    assert "A12 of events 2 s from others of their neuron: NDNF reduction" in row.detail
     assert row.met is True
     between = [test for test in row.tests if test.what.startswith("NDNF - LED only")]
     assert len(between) == 3

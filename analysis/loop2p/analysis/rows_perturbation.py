@@ -14,6 +14,7 @@ from loop2p.analysis.arm import Arm
 from loop2p.analysis.contrast import EPOCHS, contrast
 from loop2p.analysis.outcome import Outcomes
 from loop2p.analysis.perturbation import ANAESTHESIA, LED, Perturbed, group_tests, perturbed, shift_tests
+from loop2p.analysis.residuals import APART_S, isolated
 from loop2p.analysis.row import Arms, Found, MissingError, arm_of, loops_of, p_of, p_text, row, told, with_events
 from loop2p.analysis.sessions import SessionError
 from loop2p.analysis.statistics import Test, mouse_means, t_two_sample
@@ -58,7 +59,8 @@ def a18(arms: Arms) -> Found:
         f"NDNF {_estimates(ndnf)}; LED {_estimates(led)}",
         gone and kept,
         "; ".join(f"{name}: NDNF {told(ndnf[name])}, LED {told(led[name])}" for name in SIGNS)
-        + f". One against the other, mice: {', '.join(f'{of.what} {p_text(of.p)}' for of in between)}",
+        + f". One against the other, mice: {', '.join(f'{of.what} {p_text(of.p)}' for of in between)}"
+        + f". A12 of events {APART_S:g} s from others of their neuron: NDNF {_alone(ndnf_arm)}; LED {_alone(led_arm)}",
         [
             *(structs.replace(t, what=f"NDNF: {t.what}") for of in ndnf.values() for t in of),
             *(structs.replace(t, what=f"LED only: {t.what}") for of in led.values() for t in of),
@@ -72,6 +74,13 @@ def _shown(arm: Arm) -> dict[str, list[Test]]:
     outcomes, found = _outcomes(arm), contrast(loops_of(arm))
     tests = [outcomes.tests("after"), outcomes.tests("before"), *(found.tests(epoch) for epoch in EPOCHS)]
     return dict(zip(SIGNS, tests, strict=True))
+
+
+def _alone(arm: Arm) -> str:
+    """A12 without the events that run into each other, which look like an error signal (see `residuals.isolated`)."""
+    found = contrast([isolated(session) for session in loops_of(arm)])
+    tests = {epoch: found.tests(epoch) for epoch in EPOCHS}
+    return ", ".join(f"{epoch} {of[0].estimate:+.3f} {told(of)}" for epoch, of in tests.items())
 
 
 def _outcomes(arm: Arm) -> Outcomes:
