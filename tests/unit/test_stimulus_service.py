@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loop2p.protocol import Alarm, Cause, FileError, Heartbeat, Screen, Show, Shown, parse_rig, seal
 from loop2p.runtime import Context, LocalBus, RigClock
 from loop2p.stimulus import Look, Newest, picture
-from loop2p.stimulus.core import DisplayError, UnavailableError
+from loop2p.stimulus.core import GREY, DisplayError, UnavailableError
 from loop2p.stimulus.service import Stimulus, StimulusOptions, open_renderer
 from loop2p.stimulus.software import SoftwareRenderer
 
@@ -188,6 +188,14 @@ def test_a_stop_names_what_it_overtook_and_is_nobodys_command():
     (grey,) = rig.stimulus.go_safe()
     assert isinstance(grey, Shown)
     assert (grey.what, grey.show_seq, grey.overtaken) == ("grey", -1, [1])
+
+
+def test_the_services_own_grey_has_no_name_among_the_overtaken():
+    newest = Newest()
+    newest.ask(GREY)
+    newest.ask(Show(what="grey"), 7)
+    assert newest.drew() == (1, [])
+    assert newest.seq == 7
 
 
 def test_of_a_flood_the_last_thousand_are_named_and_all_are_counted():

@@ -241,7 +241,8 @@ class Newest:
         if self.waiting is not None:
             self.superseded += 1
             self._count += 1
-            self._overtaken.append(self.seq)
+            if self.seq >= 0:
+                self._overtaken.append(self.seq)
         self.waiting, self.seq = show, seq
 
     def drew(self) -> tuple[int, list[int]]:
