@@ -17,8 +17,8 @@ import zmq
 from needs import lacking
 from numpy.typing import NDArray
 from rigs import rig_text
+from x_screen import x_screen
 
-from loop2p.cli.benchmarks.xserver import virtual_screen
 from loop2p.protocol import Alarm, Cause, Fault, Heartbeat, Message, Screen, Show, Shown, open_parts, parse_rig, seal
 from loop2p.runtime import RigClock
 from loop2p.stimulus import Look, picture
@@ -88,15 +88,8 @@ def test_two_off_screen_contexts_do_not_draw_into_each_other(headless):
 
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A virtual X server on a display number of its own choice; DISPLAY says which."""
-    try:
-        with virtual_screen(WIDTH, HEIGHT) as name:
-            monkeypatch.setenv("DISPLAY", name)
-            monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-            monkeypatch.delenv("XDG_SESSION_TYPE", raising=False)
-            yield name
-    except RuntimeError as error:
-        lacking(str(error))
+    with x_screen(monkeypatch, WIDTH, HEIGHT) as name:
+        yield name
 
 
 @pytest.fixture

@@ -23,10 +23,11 @@ from packaging.utils import canonicalize_name
 from rigs import rig_text
 from synthetic_session import make_session, write_journal
 from typer.testing import CliRunner
+from x_screen import x_screen
 
 from loop2p.cli import screen as screen_command
 from loop2p.cli.benchmarks import stimulus as bench
-from loop2p.cli.benchmarks.xserver import TORN, eye, grab, photodiode, virtual_screen, watching, which
+from loop2p.cli.benchmarks.xserver import TORN, eye, grab, photodiode, watching, which
 from loop2p.protocol import Screen, Show, Shown, seal
 from loop2p.recording.nwb import export_nwb
 from loop2p.stimulus import Look, Renderer, picture
@@ -53,14 +54,8 @@ def by_hand(width: int, height: int, angle_deg: float) -> NDArray[np.float64]:
 
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    try:
-        with virtual_screen(WIDTH, HEIGHT) as name:
-            monkeypatch.setenv("DISPLAY", name)
-            monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-            monkeypatch.delenv("XDG_SESSION_TYPE", raising=False)
-            yield name
-    except RuntimeError as error:
-        lacking(str(error))
+    with x_screen(monkeypatch, WIDTH, HEIGHT) as name:
+        yield name
 
 
 @pytest.fixture
