@@ -23,8 +23,8 @@ def send(place: str, up: Callable[[], None]) -> None:
 
     def publish(payload: bytearray) -> None:
         sent_ns, number = HEAD.unpack_from(payload)
-        bus.welcome()
         bus.publish(message(payload, Cause(number, PROXIMAL, 0.0, sent_ns)), sent_ns)
+        bus.welcome()  # behind what is sent, as in a service's loop
 
     try:
         obey(up, publish)
