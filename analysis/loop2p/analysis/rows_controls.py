@@ -63,8 +63,8 @@ class Twin(Struct, frozen=True):
     paper="none of its own",
     rule=f"each twin, by events {APART_S:g} s from others of their neuron: P+ less P- (A13) of main minus twin > 0, "
     "p < .01; |twin| < half of main; scalar: P+ and P- change in the same direction",
-    unmet="a twin of which only the p is too large may show nothing all the same: in two weeks a mouse has 200 to 700 "
-    "events of the rarer kinds, so its contrast is known to .08 SD or so (simulated seed 41), and six mice are few",
+    unmet="a twin of which only the p is too large may show nothing all the same: mice without a vector scatter, "
+    "by .05 to .13 SD on simulated seed 41, and six are few",
 )
 def a21(arms: Arms) -> Found:
     twins = [twin_of(arms, name) for name in TWINS if name in arms]
