@@ -85,6 +85,12 @@ def test_rows_say_n_test_level_and_p_of_both_levels(rows: list[Row]):
         assert all(isinstance(test, Test) and test.what for test in row.tests)
 
 
+def test_no_two_tests_of_a_row_have_one_name(rows: list[Row]):
+    names = [(row.id, test.what, test.test, test.level) for row in rows for test in row.tests]
+    assert len(names) > 50
+    assert len(names) == len(set(names))
+
+
 def test_rows_that_a_simulated_mouse_makes_by_construction_say_so(rows: list[Row]):
     assert {row.id for row in rows if row.imposed} == IMPOSED
     text = StringIO()

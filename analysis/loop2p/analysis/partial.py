@@ -28,6 +28,7 @@ VELOCITY_S = 0.5
 SIGNS = {"plus": 1.0, "minus": -1.0}
 Derivative = Literal["rotation_deg_s", "velocity_deg_s"]
 ErrorLevel = Literal["error_deg", "bin_error_deg"]
+LEVEL_NAMES: dict[ErrorLevel, str] = {"error_deg": "error at the event", "bin_error_deg": "mean error of the bin"}
 TERMS = ("role x derivative", "role x level")
 
 
@@ -103,8 +104,8 @@ def by_level(events: ErrorEvents, level: ErrorLevel = "error_deg") -> list[Test]
     error = getattr(events, level)
     tests = []
     for what, chosen in (
-        (f"error < {EDGE_DEG:.0f}", error < EDGE_DEG),
-        (f"error >= {EDGE_DEG:.0f}", error >= EDGE_DEG),
+        (f"{LEVEL_NAMES[level]} < {EDGE_DEG:.0f}", error < EDGE_DEG),
+        (f"{LEVEL_NAMES[level]} >= {EDGE_DEG:.0f}", error >= EDGE_DEG),
     ):
         role, mouse, z = _neuron_sessions(events.where(chosen))
         what = f"z residual, P+ - P-, {what} deg"

@@ -211,6 +211,25 @@ def adjusted(family: Sequence[Test], alpha: float = 0.05) -> list[Test]:
     return [structs.replace(test, p_adjusted=float(value)) for test, value in zip(family, p, strict=True)]
 
 
+def combined(tests: Sequence[Test]) -> Test:
+    """One question put to independent sets of mice, one test each: Stouffer's z, weighted by the root of n, two-sided.
+
+    Effects of opposite sign pull against each other; so it is for signed estimates (no F). The estimate is the mean
+    weighted by n. Raises ValueError for no test, another question among them, or a p that is NaN.
+    """
+    if len({test.what for test in tests}) != 1 or any(np.isnan(test.p) for test in tests):
+        asked = [(test.what, test.p) for test in tests]
+        raise ValueError(f"tests to combine: {asked}, expected one question, and a p of each")
+    n = np.array([sum(test.n) for test in tests])
+    estimates = np.array([test.estimate for test in tests])
+    p = np.maximum([test.p for test in tests], np.finfo(float).tiny)
+    z = np.sign(estimates) * stats.norm.isf(p / 2)
+    total = float((np.sqrt(n) * z).sum() / np.sqrt(n.sum()))
+    groups = tuple(sum(group) for group in zip(*(test.n for test in tests), strict=True))
+    method, estimate = f"Stouffer of {len(tests)}", float(np.average(estimates, weights=n))
+    return Test(tests[0].what, method, tests[0].level, groups, estimate, float(2 * stats.norm.sf(abs(total))))
+
+
 class Power(Struct, frozen=True):
     """How often a design sees its effect, all (n_designs,)."""
 
