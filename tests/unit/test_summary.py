@@ -10,12 +10,15 @@ from msgspec import structs
 from synthetic_session import MS, Made, make_session, write_journal
 
 from loop2p.protocol import (
+    Accepted,
     Alarm,
     Audit,
     Cause,
+    Done,
     Envelope,
     Heartbeat,
     Lick,
+    OptoCommand,
     Session,
     Shown,
     TopicAudit,
@@ -24,6 +27,7 @@ from loop2p.protocol import (
     seal,
 )
 from loop2p.recording.latency import Latencies, quantiles
+from loop2p.recording.report import write_report
 from loop2p.recording.run import FrameTime, Run
 from loop2p.recording.summary import summarise, write_summary
 from loop2p.recording.trace import trace_frame, waterfall
@@ -122,6 +126,24 @@ def test_a_picture_drawn_again_for_an_old_frame_is_no_latency_of_the_loop(tmp_pa
     again = seal(Shown(what="grey", flip_ns=9000 * MS, cause=cause), "stimulus", "stimulus-2", 0, 9001 * MS)
     q = summarise(journal(tmp_path, first, again))["latency_ms"]["shown"]
     assert (q["n"], q["max"]) == (1, 10.0)
+
+
+def test_the_way_to_the_led_is_told_where_a_frame_switched_it(tmp_path, folder, summary):
+    assert "led" not in summary["latency_ms"]  # of that session no frame is the cause
+    cause = Cause(frame=5, plane=0, time_s=0.2, arrival_ns=1000 * MS)
+    sent = OptoCommand(id=3, target="actuation-1", expires_ns=1250 * MS, armed=True, pulse_ms=6, cause=cause)
+    taken = Accepted(id=3, received_ns=1004 * MS, cause=cause)
+    done = Done(id=3, open_ns=1006 * MS, close_ns=1006 * MS, volume_ul=0.0, cause=cause)
+    envelopes = [
+        seal(sent, "task", "task-1", 0, 1003 * MS),
+        seal(taken, "actuation", "actuation-1", 0, 1005 * MS),
+        seal(done, "actuation", "actuation-1", 0, 1007 * MS),
+    ]
+    found = summarise(journal(tmp_path, *envelopes))
+    assert (found["latency_ms"]["led"]["n"], found["latency_ms"]["led"]["max"]) == (1, 6.0)
+    assert (found["hops_ms"]["led"]["max"], found["hops_ms"]["command"]["max"]) == (2.0, 1.0)
+    assert found["latency_ms"]["valve"]["n"] == 0
+    assert "LED armed or off" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- frame time

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from loop2p.protocol import DISTAL, PROXIMAL, Done, Lick, Output, Phase, Shown, Traces
 from loop2p.recording.days import Day
-from loop2p.recording.latency import Latencies
+from loop2p.recording.latency import LOOPS, Latencies
 from loop2p.recording.run import Run
 from loop2p.recording.summary import trial_table
 
@@ -185,15 +185,16 @@ def _phases(axes: Axes, run: Run, start: float, end: float) -> None:
 
 def _loops(latencies: Latencies) -> Figure | None:
     """What share of events took longer than so many ms, from the frame's last byte on."""
-    names = {"command": "command in hand", "shown": "picture on screen", "valve": "valve open"}
-    curves = {name: np.sort(latencies.loops[name][1]) for name in names if len(latencies.loops[name][1])}
+    curves = {name: np.sort(latencies.loops[name][1]) for name in latencies.loops if len(latencies.loops[name][1])}
     if not curves:
         return None
     figure = Figure(figsize=(WIDTH_IN / 2, 2.9))
     axes = figure.add_subplot()
-    for (name, values), colour, line in zip(curves.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=False):
+    for (name, values), colour, line in zip(
+        curves.items(), (BLUE, ORANGE, GREEN, GREY), ("-", "--", "-.", ":"), strict=False
+    ):
         share = 1 - np.arange(len(values)) / len(values)
-        label = f"{names[name]} (n {len(values)})"
+        label = f"{LOOPS[name]} (n {len(values)})"
         axes.step(np.maximum(values, 1e-3), share, where="post", color=colour, linestyle=line, label=label)
     axes.set(xscale="log", yscale="log", xlabel="ms since the frame's last byte", ylabel="share that took longer")
     _plain_ticks(axes)

@@ -3,10 +3,10 @@
 Where two machines stamped, the difference is as good as their clocks: each step has a bound (docs/time.md).
 
 A frame's way: last byte in (cause.arrival_ns) -> traces sent -> output sent -> show or command sent -> picture on
-the screen (flip_ns), command in actuation's hands (received_ns), valve open (open_ns).
+the screen (flip_ns), command in actuation's hands (received_ns), valve open or LED armed (open_ns).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -34,25 +34,45 @@ Steps = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Frame times (s) and how long the step took (ms), both (n,)."""
 Pairs = list[tuple[Cause, int]]
 """Causes, and how long the step took, ns."""
+Reached = tuple[Cause | None, int]
+"""What a command follows from, and when something came of it, rig clock ns."""
 MS = 1e6
-LOOPS = ("command", "shown", "valve")
-HOPS = ("imaging", "decoding", "task", "stimulus", "command", "valve")
+LOOPS = {
+    "command": "command in hand",
+    "shown": "picture on screen",
+    "valve": "valve open",
+    "led": "LED armed or off",
+}
+"""What a frame's last byte leads to, in words."""
+HOPS = {
+    "imaging": "last byte to traces",
+    "decoding": "traces to output",
+    "task": "output to decision",
+    "stimulus": "decision to flip",
+    "command": "decision to command in hand",
+    "valve": "command in hand to valve open",
+    "led": "command in hand to LED armed or off",
+}
 STAMPED = {
     "command": ("imaging", "actuation"),
     "shown": ("imaging", "stimulus"),
     "valve": ("imaging", "actuation"),
+    "led": ("imaging", "actuation"),
     "hop imaging": ("imaging", "imaging"),
     "hop decoding": ("imaging", "decoding"),
     "hop task": ("decoding", "task"),
     "hop stimulus": ("task", "stimulus"),
     "hop command": ("task", "actuation"),
     "hop valve": ("actuation", "actuation"),
+    "hop led": ("actuation", "actuation"),
 }
 """Whose clocks stamped the two ends of a step."""
 
 
 class Latencies:
     """Of each step, the frames (by frame time) and how long it took: name -> ((n,) s, (n,) ms).
+
+    "led" is there where a frame switched the LED; the others always.
 
     `bounds_ms`: of each loop, and of each hop as "hop NAME", how far any of its values may be off because two clocks
     were compared: 0 on one machine, None if one never told. The controller's own clock is not in it.
@@ -70,7 +90,9 @@ class Latencies:
             return record.header.cause or cause_of.get(key)
 
         accepted = {m.id: (cause(r, m.id), m.received_ns) for r, m in reversed(run.with_headers(Accepted))}
-        opened = {m.id: (cause(r, m.id), m.open_ns) for r, m in run.with_headers(Done) if m.volume_ul > 0}
+        done = [(cause(r, m.id), m) for r, m in run.with_headers(Done)]
+        opened = {m.id: (c, m.open_ns) for c, m in done if m.volume_ul > 0}
+        lit = {m.id: (c, m.open_ns) for c, m in done if m.id in optos}
         shown = _first(run.with_headers(Shown), lambda _, m: m.flip_ns)
         decided = dict(shows)
         for key, (record, _) in rewards.items():
@@ -88,13 +110,20 @@ class Latencies:
             "task": _between(outputs, decided),
             "stimulus": _between(shows, shown),
             "command": [(c, ns - sent[k]) for k, (c, ns) in accepted.items() if k in sent and c is not None],
-            "valve": [(c, ns - accepted[k][1]) for k, (c, ns) in opened.items() if k in accepted and c is not None],
+            "valve": _after(accepted, opened),
         }
+        if any(c is not None for c, _ in lit.values()):
+            loops["led"], hops["led"] = _since_arrival(lit.values()), _after(accepted, lit)
         self.loops: dict[str, Steps] = {name: _arrays(pairs) for name, pairs in loops.items()}
         self.hops: dict[str, Steps] = {name: _arrays(pairs) for name, pairs in hops.items()}
         bounds = ClockBounds(run.with_headers(Clock))
         every = loops | {f"hop {name}": pairs for name, pairs in hops.items()}
         self.bounds_ms = {name: _bound_ms(bounds, name, pairs) for name, pairs in every.items()}
+
+
+def _after(accepted: Mapping[int, Reached], reached: Mapping[int, Reached]) -> Pairs:
+    """From a command in hand to what it did, by its id; nothing without a cause."""
+    return [(c, ns - accepted[k][1]) for k, (c, ns) in reached.items() if k in accepted and c is not None]
 
 
 def quantiles(values_ms: NDArray[np.float64]) -> dict[str, float | int | None]:

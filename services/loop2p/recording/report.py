@@ -12,19 +12,9 @@ from markupsafe import Markup
 
 from loop2p.recording.days import days_of
 from loop2p.recording.figures import all_figures, learning_figure, missing_frames
-from loop2p.recording.latency import Latencies
+from loop2p.recording.latency import HOPS, LOOPS, Latencies
 from loop2p.recording.run import Run
 from loop2p.recording.summary import summary_of
-
-LOOP_NAMES = {"command": "command in hand", "shown": "picture on screen", "valve": "valve open"}
-HOP_NAMES = {
-    "imaging": "last byte to traces",
-    "decoding": "traces to output",
-    "task": "output to decision",
-    "stimulus": "decision to flip",
-    "command": "decision to command in hand",
-    "valve": "command in hand to valve open",
-}
 
 
 def write_report(run_folder: Path, run: Run | None = None) -> Path:
@@ -53,8 +43,8 @@ def report_of(run: Run) -> str:
         figures={name: Markup(svg) for name, svg in all_figures(run, Latencies(run)).items()},
         days=days,
         learning=Markup(learning_figure(days)) if len(days) > 1 else "",
-        loop_names=LOOP_NAMES,
-        hop_names=HOP_NAMES,
+        loop_names=LOOPS,
+        hop_names=HOPS,
         subject=str(run.animal.get("id", run.animal.get("subject_id", run.animal.get("name", "")))),
         missing=len(missing_frames(run)),
         texts={"rig file": session.rig, "task file": session.task, "animal file": session.animal},

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from loop2p.protocol import Alarm, Done, Lick, OptoCommand, Phase, RequestLog, RewardCommand, Stall, Traces, Trial
-from loop2p.recording.latency import HOPS, LOOPS, Latencies, quantiles
+from loop2p.recording.latency import Latencies, quantiles
 from loop2p.recording.run import Run
 
 SILENT_NS = 2_000_000_000
@@ -75,8 +75,12 @@ def _summary(run: Run) -> dict[str, Any]:
         "licks": _licks(run),
         "opto": any(m.armed for m in run.of(OptoCommand)),
         "frames": frame_counts(run),
-        "latency_ms": {n: quantiles(latencies.loops[n][1]) | {"bound": latencies.bounds_ms[n]} for n in LOOPS},
-        "hops_ms": {n: quantiles(latencies.hops[n][1]) | {"bound": latencies.bounds_ms[f"hop {n}"]} for n in HOPS},
+        "latency_ms": {
+            n: quantiles(latencies.loops[n][1]) | {"bound": latencies.bounds_ms[n]} for n in latencies.loops
+        },
+        "hops_ms": {
+            n: quantiles(latencies.hops[n][1]) | {"bound": latencies.bounds_ms[f"hop {n}"]} for n in latencies.hops
+        },
         "audit": {
             "complete": audit.complete,
             "topics": {t: {"expected": a.expected, "written": a.written} for t, a in audit.topics.items()},
