@@ -184,6 +184,20 @@ def test_controls_change_how_roles_act_and_not_what_is_learned(control):
     assert one.memory["role"][0] == 1
 
 
+@pytest.mark.parametrize("n", [4, 5])
+def test_permuted_roles_leave_no_vector_over_two_days(n: int):
+    one = mouse(n_cells=2 * n, control="permuted")
+    one.memory["role"][:] = [1] * n + [-1] * n
+    one.permute = list(range(n)), list(range(n, 2 * n))
+    roles = []
+    for day in (2, 3):
+        one.begin_day(day)
+        roles.append(one._role.copy())
+    plus, minus = np.split(np.sum(roles, axis=0), 2)
+    assert (plus.sum(), minus.sum()) == (0, 0)
+    assert np.abs(plus).max() == 2  # some cells act as ever
+
+
 def test_it_licks_at_the_target_once_it_has_learned_what_the_target_means():
     licks = []
     for value in (0.0, 0.9):

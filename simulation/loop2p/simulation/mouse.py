@@ -66,7 +66,7 @@ class Mouse(Protocol):
 
 Control = Literal["none", "no-apical", "scalar", "permuted"]
 """What is done to the role of the apical signal: nothing; it is 0; it is the same in all cells; it is learned, but acts
-swapped between half of P+ and half of P-."""
+swapped between half of P+ and half of P-; of five between two and three, day by day in turn."""
 SCALAR_ROLE = 0.7
 """In every cell (prototype)."""
 
@@ -207,7 +207,8 @@ class LearningMouse:
         elif self.control == "scalar":
             role[:] = SCALAR_ROLE
         elif self.control == "permuted":
-            plus, minus = ([int(c) for c in group[: len(group) // 2]] for group in self.permute)
+            odd_day = self.day % 2  # of an odd number always the smaller half would leave a part of the vector
+            plus, minus = ([int(c) for c in group[: (len(group) + odd_day) // 2]] for group in self.permute)
             role[plus], role[minus] = self.memory["role"][minus], self.memory["role"][plus]
         return role
 
