@@ -150,6 +150,22 @@ def test_a_bad_session_is_named_and_left_out(arms: Path, whole: Path, tmp_path: 
     pd.testing.assert_frame_equal(found, all_days.iloc[:-1], check_exact=True)
 
 
+def test_an_arm_without_a_usable_session_is_refused_in_few_words(arms: Path, tmp_path: Path):
+    for arm, days in (("main", 2), ("led", 5)):
+        for day in range(days):
+            path = tmp_path / "in" / arm / f"day-{day}.nwb"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"no HDF5 file")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 2
+    assert "no session of the arm led is usable" in done.stderr or "no session of the arm main is" in done.stderr
+    assert done.stderr.count(".nwb: ") <= 3
+    led = run(tmp_path / "in" / "led", tmp_path / "out", "--arm", "led")
+    assert "day-0.nwb" in led.stderr
+    assert "day-4.nwb" not in led.stderr
+    assert "and 2 more" in led.stderr
+
+
 def test_a_folder_without_sessions_and_an_unknown_arm_are_refused(arms: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     nothing = run(tmp_path / "empty", tmp_path / "out")

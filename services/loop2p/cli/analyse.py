@@ -13,6 +13,9 @@ from msgspec import convert, to_builtins
 from loop2p.cli.cluster import cluster_of, watched
 from loop2p.cli.main import EXIT_REFUSED, Json, err, fail, out, print_json
 
+MOST_TOLD = 3
+"""Sessions named where none of an arm is usable: a whole arm mostly fails for one reason."""
+
 
 def register(app: typer.Typer) -> None:
     app.command()(analyse)
@@ -114,15 +117,18 @@ def measured(
         for name, found in kept.items()
         for path, to in found.items()
     }
-    refused = []
+    refused: dict[str, list[str]] = {name: [] for name in paths}
     for (name, path), told in watched(client, futures, "sessions", quiet):
         if told not in ("done", "there"):
-            refused.append(told)
+            refused[name].append(told)
             del kept[name][path]
     for name, found in kept.items():
         if not found:
-            raise SessionError(f"{folder}: no session of the arm {name} is usable: {'; '.join(sorted(refused))}")
-    return {name: read_measured(name, list(found.values())) for name, found in kept.items()}, sorted(refused)
+            why = sorted(refused[name])
+            more = f"; and {len(why) - MOST_TOLD} more" if len(why) > MOST_TOLD else ""
+            raise SessionError(f"{folder}: no session of the arm {name} is usable: {'; '.join(why[:MOST_TOLD])}{more}")
+    arms = {name: read_measured(name, list(found.values())) for name, found in kept.items()}
+    return arms, sorted(why for of_arm in refused.values() for why in of_arm)
 
 
 def result_folder(folder: Path, place: Path, arm: str, path: Path) -> Path:
