@@ -13,7 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from short_day import day_task
+from suite2p_folder import from_nwb, write_sheet
 
+from loop2p.cli.analyse import result_folder
 from loop2p.simulation.cohort import CohortParams, prepare, run_day
 
 MICE, DAYS = 2, 2
@@ -148,6 +150,78 @@ def test_a_bad_session_is_named_and_left_out(arms: Path, whole: Path, tmp_path: 
     found = tables(tmp_path / "out")["sessions"]
     all_days = tables(whole)["sessions"].query("arm == 'main'").reset_index(drop=True)
     pd.testing.assert_frame_equal(found, all_days.iloc[:-1], check_exact=True)
+
+
+def test_sessions_beside_the_arms_are_named_and_left_out(arms: Path, tmp_path: Path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(arms / "no-apical", folder / "no-apical")
+    for day in range(5):
+        write_sheet(folder / f"2026-01-0{day}-m7", "")
+    done = run(folder, out, "--json")
+    assert done.returncode == 1, done.stderr
+    *named, more = json.loads(done.stdout)["refused"]
+    what_to_do = "expected every session in one; move it into a folder named after its arm, or analyse it on its own"
+    assert named == [
+        f"{folder / f'2026-01-0{day}-m7'}: in none of the arms' folders in {folder}, {what_to_do}" for day in range(3)
+    ]
+    assert more == f"{folder}: 2 more in none of the arms' folders"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "5 sessions left out" in page
+    assert all(f"2026-01-0{day}-m7" in page for day in range(5))
+    assert len(tables(out)["sessions"]) == MICE * DAYS
+
+
+def test_sessions_beside_sets_and_beside_the_arms_of_a_set_are_named_and_left_out(arms: Path, tmp_path: Path):
+    folder = tmp_path / "runs"
+    shutil.copytree(arms / "no-apical", folder / "cohort" / "no-apical")
+    for name in ("2026-01-05-m7", "cohort/2026-01-06-m7"):
+        (folder / name).mkdir()
+        (folder / name / "session.nwb").touch()
+    for again in range(2):  # with the results of the first run in the folder
+        done = subprocess.run(command(folder, folder)[:-2], capture_output=True, text=True, timeout=280)
+        assert done.returncode == 1, (again, done.stderr)
+        told = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
+        assert [line.partition(": in none")[0] for line in told] == [
+            f"left out: {folder / name / 'session.nwb'}" for name in ("2026-01-05-m7", "cohort/2026-01-06-m7")
+        ]
+        assert (folder / "analysis" / "sets.html").exists()
+    page = (folder / "analysis" / "cohort" / "report.html").read_text(encoding="utf-8")
+    assert "2 sessions left out" in page
+
+
+def test_results_among_the_sessions_are_not_taken_for_an_arm(arms: Path, tmp_path: Path):
+    for mouse in (arms / "no-apical").glob("mouse-*"):
+        shutil.copytree(mouse, tmp_path / mouse.name)
+    for out in (tmp_path, tmp_path / "led", tmp_path / "led"):
+        done = run(tmp_path, out, "--json")
+        assert done.returncode == 0, (out, done.stderr)
+        assert len(tables(out)["sessions"]) == MICE * DAYS
+        assert (out / "measured" / "main" / "mouse-00--day-01" / "done.json").exists()
+
+
+def test_suite2p_sessions_named_by_date_have_results_of_their_own(arms: Path, tmp_path: Path):
+    folder, out = tmp_path / "m0", tmp_path / "out"
+    for day in (1, 2):
+        from_nwb(folder / f"2026.01.0{day}", arms / "main" / "mouse-00" / f"day-0{day}.nwb")
+    done = run(folder, out, "--arm", "scalar", "--json")
+    assert done.returncode == 0, done.stderr
+    assert tables(out)["sessions"].day.tolist() == [1, 2]
+    assert sorted(path.name for path in (out / "measured" / "scalar").iterdir()) == ["2026.01.01", "2026.01.02"]
+
+
+def test_a_session_has_its_result_folder_by_its_place(tmp_path: Path):
+    for name in ("mouse-00/day-01.nwb", "2026.01.05/session.nwb", "m.7/2026.01.05.nwb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    places = {
+        "mouse-00/day-01.nwb": "mouse-00--day-01",
+        "2026.01.05/session.nwb": "2026.01.05--session",
+        "m.7/2026.01.05.nwb": "m.7--2026.01.05",
+        "2026.01.05": "2026.01.05",
+        "": tmp_path.name,
+    }
+    for name, place in places.items():
+        assert result_folder(tmp_path, Path("out"), "main", tmp_path / name) == Path("out/measured/main", place)
 
 
 def test_an_arm_without_a_usable_session_is_refused_in_few_words(arms: Path, tmp_path: Path):

@@ -89,6 +89,7 @@ def toy_outcomes(arm: Arm, margin: float) -> Outcomes:
     return Outcomes(
         mouse=np.array([s.mouse for s in arm.sessions]), day=np.array([s.day for s in arm.sessions]),
         n=np.tile([24, 16], (n, 1)), accuracy=told, shuffled=chance, balanced=told, balanced_shuffled=chance,
+        exchanged=chance, balanced_exchanged=chance,
         residual=0.1 * rng.standard_normal((n, 2, 2, 3)),
     )  # fmt: skip
 
@@ -114,7 +115,7 @@ def toy_arms(n_mice: int = 3, n_days: int = 2) -> dict[str, Arm]:
         "led": toy_arm("led", n_mice, n_days, error=1.0),
         "ndnf": toy_arm("ndnf", n_mice, n_days, lit=-3.0),
         "anaesthesia": toy_arm("anaesthesia", n_mice, 1, lit=-2.0),
-        **{name: toy_arm(name, n_mice, n_days) for name in ("no-apical", "scalar", "permuted")},
+        **{name: toy_arm(name, n_mice, n_days) for name in ("no-apical", "scalar", "permuted", "yoked")},
     }
     main = arms["main"]
     like = [np.where(ROLE == "other", np.tile(["plus", "minus", "other"], len(ROLE))[: len(ROLE)], "other")]

@@ -28,7 +28,7 @@ def made_outcomes(
     return Outcomes(
         mouse=np.repeat([f"m{k}" for k in range(mice)], days), day=np.tile(np.arange(1, days + 1), mice),
         n=np.full((n, 2), 40), accuracy=shuffled + gain, shuffled=shuffled, balanced=shuffled + gain,
-        balanced_shuffled=shuffled, residual=z,
+        balanced_shuffled=shuffled, exchanged=shuffled, balanced_exchanged=shuffled, residual=z,
     )  # fmt: skip
 
 

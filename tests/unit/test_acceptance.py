@@ -45,7 +45,7 @@ def test_an_open_row_says_what_it_needs(rows: list[Row]):
     assert needs["A4"] == "needs events, and days 10-14 of every mouse of the arm main"
     assert needs["A16"] == "needs which P0 are like P+ and P-, which was not measured"
     assert needs["A17"] == "needs the arm ndnf"
-    assert needs["A21"] == "needs the arms no-apical, scalar, permuted"
+    assert needs["A21"] == "needs the arms no-apical, scalar, permuted, yoked"
     bare = rows_of({"main": Arm("main", [structs.replace(s, events={}) for s in loops()])})
     needs = {row.id: row.detail for row in bare if row.met is None}
     assert needs["A7"] == "needs the network decoder, which was not run"
@@ -63,6 +63,15 @@ def test_a_recording_of_one_day_of_one_mouse_is_judged_where_it_can_be():
     assert rows["A13"].detail.startswith("needs more than 1 mice: no p for")
     later = [structs.replace(s, day=7) for s in loops(mice=1, days=1)]
     assert rows_of({"main": Arm("main", later)})[0].detail == "needs day 1 of m0, whose first session is day 7"
+
+
+def test_mice_that_are_in_two_arms_are_counted_once():
+    def called(name: str) -> list[SessionData]:
+        return [structs.replace(s, mouse=f"sim-{name}-{s.mouse}") for s in loops()]
+
+    (first, *_) = rows_of({name: Arm(name, called(name)) for name in ("main", "led")})
+    assert first.tests[0].n == (2,)
+    assert first.detail.startswith("day 1, n = 2 mice in 4 sessions")
 
 
 def test_few_events_leave_rows_open_and_crash_none():

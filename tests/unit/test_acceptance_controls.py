@@ -11,7 +11,7 @@ from loop2p.analysis.rows_controls import a21, twin_of
 from loop2p.analysis.sessions import SessionData
 
 PERMUTED = np.array([1.0, -1, 1, -1, 0] * 2 + [0.0] * 20)
-WEIGHTS = {"main": VECTOR, "no-apical": NONE, "scalar": SCALAR, "permuted": PERMUTED}
+WEIGHTS = {"main": VECTOR, "no-apical": NONE, "scalar": SCALAR, "permuted": PERMUTED, "yoked": NONE}
 
 
 def arm(name: str, weight: np.ndarray, days: int = 2) -> Arm:
@@ -30,7 +30,7 @@ def arms(**other: np.ndarray) -> dict[str, Arm]:
 def test_twins_without_a_vector_pass():
     row = a21(arms())
     assert row.met is True
-    assert [test.n for test in row.tests] == [(6,)] * 3
+    assert [test.n for test in row.tests] == [(6,)] * 4
     assert all(name in row.measured for name in WEIGHTS)
 
 
@@ -52,13 +52,14 @@ def test_a_main_arm_without_a_vector_is_no_better_than_its_twins():
     assert a21(arms(main=NONE)).met is False
 
 
-def test_the_row_is_open_until_the_first_three_are_there_and_shows_what_is():
-    some = arms()
-    del some["permuted"]
-    row = a21(some)
-    assert row.met is None
-    assert row.detail.endswith("needs the arms permuted")
-    assert "no-apical" in row.measured
+def test_the_row_is_open_until_all_twins_are_there_and_shows_what_is():
+    for name in ("permuted", "yoked"):
+        some = arms()
+        del some[name]
+        row = a21(some)
+        assert row.met is None
+        assert row.detail.endswith(f"needs the arms {name}")
+        assert "no-apical" in row.measured
 
 
 def test_only_the_days_and_mice_of_both_are_compared():

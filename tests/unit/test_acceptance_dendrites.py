@@ -109,6 +109,14 @@ def test_no_order_another_order_or_one_elsewhere_does_not(residual):
     assert a11(told(made_outcomes(residual=residual))).met is False
 
 
+def test_without_p0_the_order_is_open():
+    found = made_outcomes()
+    residual = found.residual.copy()
+    residual[..., 2] = np.nan
+    row = a11(told(structs.replace(found, residual=residual)))
+    assert (row.met, row.detail) == (None, "needs events of P0 in the 2 s before a hit")
+
+
 def test_nulls_are_hardly_ever_taken_for_an_order():
     met = [a11(told(made_outcomes(residual={}, seed=seed))).met for seed in range(60)]
     assert sum(map(bool, met)) <= 3

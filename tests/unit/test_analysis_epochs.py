@@ -56,6 +56,14 @@ def test_the_turn_onto_the_target_counts_and_the_freeze_does_not_though_its_flip
     assert found.sign.tolist() == [1, 0]
 
 
+def test_a_hit_on_the_first_picture_has_no_loop_before_it_and_its_freeze_is_none():
+    pictures = [(0, GREY), (0.5, 90), (2.5, BLACK), (3.5, GREY), (4, 60), (6, 75), (9, BLACK)]
+    found = error_epochs(session([(0.0, "hit", 0.5), (3.5, "miss", None)], pictures))
+    assert (found.start_s.tolist(), found.stop_s.tolist()) == ([0.5, 4.0], [0.5, 9.0])
+    assert found.rotation_deg.tolist() == [15, 0]
+    assert at(found, 0.4, 0.6, 2.4, 4.1, 7) == [0, 0, 0, 1, 0]
+
+
 def test_a_miss_ends_with_the_blank():
     found = error_epochs(session([(0.0, "miss", None)], [(0, GREY), (0.5, 60), (1, 30), (28.5, BLACK)]))
     assert found.stop_s.tolist() == [28.5]

@@ -28,6 +28,7 @@ from loop2p.analysis.figures.power import N_MICE, design_power
 from loop2p.analysis.figures.style import Plate, mean_sem
 from loop2p.analysis.learning import accuracy
 from loop2p.analysis.partial import ErrorEvents
+from loop2p.analysis.results import results_of, write_results
 from loop2p.analysis.sessions import PlaneEvents, SessionData
 
 EVERY = [
@@ -85,6 +86,18 @@ def test_few_p0_are_matched_as_far_as_they_go():
     assert relative_rates([evenly(s, per_min) for s in days])["other"].values == pytest.approx(np.ones((1, 2)))
     none = [structs.replace(s, role=np.where(role == "other", "", role)) for s in days]
     assert relative_rates([evenly(s, per_min) for s in none])["other"].mice == []
+
+
+def test_after_an_exchange_of_p_plus_and_p_minus_a_mouse_has_no_rates_by_role():
+    per_min = {"plus": 8, "minus": 4, "other": 6}
+    days = [evenly(toy_session(name, day, n_trials=45), per_min) for name in "ab" for day in (1, 2, 3)]
+    exchanged = np.select([ROLE == "plus", ROLE == "minus"], ["minus", "plus"], "other")
+    days[2] = structs.replace(days[2], role=exchanged)
+    days[5] = structs.replace(days[5], role=ROLE[:-1])  # an ROI less
+    days.append(evenly(toy_session("c", 3, n_trials=45), per_min))
+    days.append(evenly(toy_session("c", 1, n_trials=45), per_min))
+    for found in relative_rates(days).values():
+        assert found.values == pytest.approx(np.array([[1, 1, np.nan], [1, 1, np.nan], [1, np.nan, 1]]), nan_ok=True)
 
 
 def test_a_residual_planted_after_hits_is_seen_there_and_nowhere_else():
@@ -238,6 +251,14 @@ def test_one_session_has_figures_and_no_error_bars():
         assert axes.get_xlim() == (3.5, 4.5)
 
 
+def test_a_yoked_arm_alone_has_a_report(tmp_path: Path):
+    none = np.zeros(0)
+    trials = {"start_s": none, "outcome": np.zeros(0, np.str_), "hit_s": none, "reward_s": none}
+    arms = {"yoked": Arm("yoked", [structs.replace(toy_session("a", day), **trials) for day in (1, 2)])}
+    page = write_results(tmp_path, arms, results_of(arms, 0), {"seed": 0})
+    assert "sign-flip" in page.read_text()
+
+
 def test_what_has_no_data_is_left_out():
     silent = structs.replace(toy_session(), events={})
     unable = structs.replace(silent, lick_s=np.zeros(0), speed_cm_s=np.zeros(0), speed_t_s=np.zeros(0))
@@ -250,8 +271,8 @@ def test_what_has_no_data_is_left_out():
 
 
 def test_twins_are_joined_by_their_mouse(plates: dict[str, Plate]):
-    lines = [line for line in plates["controls"].figure.axes[0].lines if len(line.get_xdata()) == 4]
-    assert len(lines) == 3  # a mouse each, through main and three twins
+    lines = [line for line in plates["controls"].figure.axes[0].lines if len(line.get_xdata()) == 5]
+    assert len(lines) == 3  # a mouse each, through main and four twins
     assert all(np.isfinite(line.get_ydata()).all() for line in lines)
 
 

@@ -8,6 +8,8 @@ import pytest
 from msgspec import structs
 
 from loop2p.analysis.acceptance import check, rows_of_sessions
+from loop2p.analysis.arm import Arm
+from loop2p.analysis.further import rate_tests, relative_rates
 from loop2p.analysis.learning import (
     accuracy,
     rate_ratios,
@@ -138,6 +140,96 @@ def test_one_mouse_is_no_test_over_mice_and_leaves_those_rows_open():
     rows = {r.id: r for r in rows_of_sessions({"main": mouse(1), "led": mouse(2), "ndnf": mouse(3, learns=False)})}
     assert [rows[name].met for name in ("A5", "A19")] == [None, None]
     assert rows["A2"].met is True
+
+
+def rows_of_mice(*mice: list[SessionData], **more: list[SessionData]):
+    return {row.id: row for row in rows_of_sessions({"main": [s for days in mice for s in days]} | more)}
+
+
+def test_an_roi_more_on_a_late_day_leaves_the_rows_of_rates_open_and_names_the_session():
+    days = mouse(1)
+    days[11] = structs.replace(days[11], role=np.append(ROLE, "other"))
+    rows = rows_of_mice(mouse(0), days)
+    assert [rows[name].met for name in ("A2", "A4", "A5")] == [True, None, None]
+    assert rows["A4"].detail == rows["A5"].detail == "needs the 90 ROIs of day 1 on each day: 1-12.nwb has 91"
+    assert rate_tests(Arm("main", [*mouse(0), *days])) == []  # of one mouse
+
+
+def test_a_late_day_without_events_leaves_the_rows_of_rates_open():
+    days = mouse(1)
+    days[11] = structs.replace(days[11], events={})
+    rows = rows_of_mice(mouse(0), days)
+    assert [rows[name].met for name in ("A2", "A4", "A5")] == [True, None, None]
+    assert "needs events" in rows["A4"].detail
+
+
+def without(session: SessionData, role: str, silent: bool = False) -> SessionData:
+    """No event of the group, or no cell either."""
+    soma = session.events[0]
+    keep = session.role[soma.roi] != role
+    events = {0: PlaneEvents(soma.t_s[keep], soma.roi[keep], soma.magnitude[keep])}
+    left = session.role if silent else np.where(session.role == role, "", session.role)
+    return structs.replace(session, events=events, role=left)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_without_p0_their_rates_are_open_and_learning_is_judged(silent: bool):
+    days = [without(s, "other", silent) for s in mouse(1)]
+    assert np.isnan(sparsification_slope(days))
+    assert np.isnan(rate_ratios(days)["other"])
+    assert np.isfinite(rate_ratios(days)["plus"])
+    rows = rows_of_mice(mouse(0), days)
+    assert [rows[name].met for name in ("A1", "A2", "A3", "A4", "A5")] == [True, True, True, None, None]
+    assert rows["A4"].detail == "needs P0 with events on day 1, which 1-1.nwb has not"
+    assert rows["A5"].detail == "needs P0 that differ in rate on day 1, which 1-1.nwb has not"
+
+
+def test_without_p_cells_their_rates_are_open():
+    no_minus = [without(s, "minus") for s in mouse(1)]
+    assert rows_of_mice(no_minus)["A4"].detail == "needs P- with events on day 1, which 1-1.nwb has not"
+    neither = [without(s, "plus") for s in no_minus]
+    assert rows_of_mice(neither)["A4"].detail == "needs P+ with events on day 1, which 1-1.nwb has not"
+
+
+def test_p_plus_and_p_minus_exchanged_leave_their_rates_open():
+    days = mouse(1)
+    exchanged = np.select([ROLE == "plus", ROLE == "minus"], ["minus", "plus"], "other")
+    days[9:] = [structs.replace(s, role=exchanged) for s in days[9:]]
+    rows = rows_of_mice(mouse(0), days)
+    assert [rows[name].met for name in ("A2", "A4", "A5")] == [True, None, True]
+    assert rows["A4"].detail == "needs P+ and P- of day 1 on days 10-14, where those of m1 are others"
+    assert len(relative_rates(Arm("main", [*mouse(0), *days]))) == 1
+
+
+def void(session: SessionData) -> SessionData:
+    none = np.full(len(session.outcome), np.nan)
+    return structs.replace(session, outcome=np.full(len(none), "void"), hit_s=none, reward_s=none)
+
+
+def test_a_first_day_of_void_trials_is_no_day_to_compare_with():
+    first, *later = mouse(1)
+    rows = rows_of_mice(mouse(0), [void(first), *later])
+    assert [rows[name].met for name in ("A1", "A2", "A3", "A4")] == [None, None, True, True]
+    assert rows["A1"].detail == rows["A2"].detail == "needs a hit or a miss on day 1 of m1"
+    alone = rows_of_mice([void(first), *later])
+    assert alone["A3"].detail == "needs a reward on day 1 of the arm main, to compare the late days with"
+
+
+def test_void_late_days_are_left_out_of_the_mean():
+    days = mouse(1)
+    days[12] = void(days[12])
+    ndnf = [session(k + 20, day, 40 + day % 3, 40) for k in range(2) for day in range(1, 15)]
+    ndnf[13] = void(ndnf[13])
+    rows = rows_of_mice(mouse(0), days, ndnf=ndnf, led=[s for k in range(2) for s in mouse(k + 10)])
+    assert [rows[name].met for name in ("A2", "A19")] == [True, True]
+    assert rows["A2"].measured.endswith(f"-> {np.mean([late(mouse(0)), late(days)]):.3f}")
+    days[8:] = [void(s) for s in days[8:]]
+    assert rows_of_mice(mouse(0), days)["A2"].detail == "needs a hit or a miss on days 9-14 of m1"
+
+
+def late(days: list[SessionData]) -> float:
+    """Mean accuracy of the late days that have one."""
+    return float(np.nanmean([accuracy(s) for s in days[8:]]))
 
 
 def test_a_mouse_without_its_first_day_is_named():

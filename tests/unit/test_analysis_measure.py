@@ -1,5 +1,6 @@
 """What was measured in sessions comes back from disk as the arm it is; what is stale is measured anew."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from toy_arms import toy_session
 from loop2p.analysis import measure as measure_of
 from loop2p.analysis import store
 from loop2p.analysis.arm import arms_in
+from loop2p.analysis.detected import Detected
 from loop2p.analysis.measure import MeasureParams, read_measured, stamp_for
+from loop2p.analysis.results import results_of, write_results
 from loop2p.analysis.session_store import read_back, session_tables
-from loop2p.analysis.sessions import SessionData, SessionError
+from loop2p.analysis.sessions import PlaneEvents, SessionData, SessionError
 from loop2p.simulation.cohort import CohortParams, prepare, run_day
 
 
@@ -79,6 +82,33 @@ def test_what_is_no_session_is_told_by_name_and_leaves_nothing(tmp_path: Path):
     told = measure_of(path, "main", MeasureParams(), tmp_path / "out")
     assert str(path) in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("missing", "more_open"), [("other", {"A7"}), ("minus", {"A12", "A13", "A14", "A15"})])
+def test_a_session_without_p0_or_p_minus_is_analysed(tmp_path: Path, monkeypatch, missing: str, more_open: set[str]):
+    """Only which P0 are like P+ and P- can't be said."""
+    session = toy_session(error=1.0)
+    keep = session.role != missing
+    row = np.cumsum(keep) - 1
+    events = {}
+    for plane, of in session.events.items():
+        own = keep[of.roi]
+        events[plane] = PlaneEvents(of.t_s[own], row[of.roi[own]], of.magnitude[own])
+    session = structs.replace(session, role=session.role[keep], events=events)
+    monkeypatch.setattr(import_module("loop2p.analysis.measure"), "read_recorded", lambda _: Detected(session=session))
+    path = tmp_path / "a.nwb"
+    path.touch()
+    params = MeasureParams(events="recorded", n_shuffles=19, n_outcome_shuffles=1)
+    assert measure_of(path, "main", params, tmp_path / "out") == "done"
+    arm = read_measured("main", [tmp_path / "out"])
+    assert arm.like == []
+    assert arm.network is not None
+    assert arm.outcomes is not None
+    found = results_of({"main": arm}, 0)
+    needs = {row.id: row.detail for row in found.rows if row.met is None}
+    assert {"A16", *more_open} <= set(needs)
+    assert not {"A1", "A6", "A8", *({"A12", "A15"} - more_open)} & set(needs)
+    assert write_results(tmp_path, {"main": arm}, found, {"seed": 0}).exists()
 
 
 def test_a_file_that_is_damaged_anywhere_is_measured_or_named(tmp_path: Path):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from loop2p.analysis.columns import joined
-from loop2p.analysis.outcome import ended_trials, outcomes, trial_residuals
+from loop2p.analysis.outcome import ended_trials, exchanged, outcomes, trial_residuals
 from loop2p.analysis.residuals import Coincident
 from loop2p.analysis.sessions import PlaneEvents, SessionData
 
@@ -16,10 +17,11 @@ TRIAL_S = 20.0
 
 
 def session(
-    mouse: int = 0, day: int = 1, after: float = 0.0, before: float = 0.0, n_trials: int = 25, hits: float = 0.6
-) -> SessionData:
+    mouse: int = 0, day: int = 1, after: float = 0.0, before: float = 0.0, n_trials: int = 25, hits: float = 0.6,
+    silent: float = 0.0,
+) -> SessionData:  # fmt: skip
     """Hits at 12 s, misses end at 14 s. Residuals in the 2 s after a hit: + `after` in all; in the 2 s before a hit:
-    P+ + `before`, P- - `before`."""
+    P+ + `before`, P- - `before`. Of the events in the 2 s before a miss `silent` are not there."""
     rng = np.random.default_rng([5, mouse, day])
     start_s = np.arange(n_trials) * TRIAL_S
     hit = rng.permutation(n_trials) < hits * n_trials
@@ -36,6 +38,8 @@ def session(
     trial = (t_s // TRIAL_S).astype(int)
     since = t_s - end_s[trial]
     role = np.select([ROLE[roi] == "plus", ROLE[roi] == "minus"], [1, -1], 0)
+    there = hit[trial] | (since < -2) | (since >= 0) | (rng.spawn(1)[0].random(len(t_s)) >= silent)
+    t_s, roi, trial, since, role = (of[there] for of in (t_s, roi, trial, since, role))
     signal = hit[trial] * (after * ((since >= 0) & (since < 2)) + before * role * ((since >= -2) & (since < 0)))
     soma = rng.lognormal(-0.4, 0.4, len(t_s))
     dendrite = 0.5 + 0.7 * soma + 0.1 * (rng.standard_normal(len(t_s)) + signal)
@@ -65,6 +69,14 @@ def test_trials_without_an_outcome_are_left_out():
     found = ended_trials(there)
     assert len(found.hit) == 23
     assert found.end_s[3] > there.start_s[5]
+
+
+def test_a_loop_without_trials_of_its_own_has_none():
+    """A yoked loop: its pictures show trials, but they are those of another mouse."""
+    none = np.zeros(0)
+    there = structs.replace(session(), start_s=none, outcome=np.zeros(0, np.str_), hit_s=none, reward_s=none)
+    found = ended_trials(there)
+    assert (len(found.end_s), len(found.hit)) == (0, 0)
 
 
 def test_a_neurons_residuals_are_averaged_by_trial_and_a_silent_one_is_zero():
@@ -107,6 +119,36 @@ def test_dendrites_that_know_nothing_tell_nothing():
     for epoch in ("after", "before"):
         assert abs(found.margins(epoch).mean()) < 0.15
         assert found.tests(epoch)[0].p > 0.01
+
+
+def test_a_silent_neuron_tells_by_its_silence_and_exchanged_residuals_show_how_much():
+    sessions = [session(mouse, day, silent=0.9, n_trials=60, hits=0.5) for mouse in range(4) for day in (1, 2, 3)]
+    found = outcomes(sessions, seed=1)
+    before = found.tests("before")[0]
+    assert before.p < 0.01
+    assert before.estimate > 0.05  # no residual knows anything
+    beyond = found.size_tests("before")[0]
+    assert abs(beyond.estimate) < before.estimate / 3
+    assert beyond.p > 0.05
+
+
+def test_what_residuals_tell_is_lost_when_they_change_places():
+    found = outcomes([session(m, d, before=4.0, n_trials=60) for m in range(2) for d in (1, 2)], seed=1)
+    beyond = found.size_tests("before")[0]
+    assert beyond.estimate > 0.2
+    assert beyond.p < 0.01
+    assert np.abs(found.exchanged - found.shuffled).max() < 0.15
+
+
+def test_residuals_change_places_within_their_neuron():
+    there = session()
+    t_s, size = there.events[0].t_s, there.events[0].magnitude
+    events = Coincident(t_s=t_s, roi=there.events[0].roi, soma=size, dendrite=size, latency_s=0 * t_s)
+    z = np.arange(len(events.roi), dtype=float)
+    found = exchanged(events, z, np.random.default_rng(2))
+    assert (found != z).mean() > 0.8
+    for roi in range(N):
+        assert sorted(found[events.roi == roi]) == sorted(z[events.roi == roi])
 
 
 def test_a_session_of_hits_alone_has_residuals_and_no_accuracy():

@@ -177,7 +177,7 @@ def test_limits_follow_from_what_is_there(arms: dict[str, Arm]):
     assert "the p over mice is the one to believe" in found
     assert "1 of 3 p are not adjusted" in found
     alone = "\n".join(limits({"main": arms["main"]}, [], [], None))
-    assert "Without the twins no apical role, scalar, permuted" in alone
+    assert "Without the twins no apical role, scalar, permuted, yoked" in alone
     assert "neuron-sessions" not in alone
 
 

@@ -105,3 +105,5 @@ def test_sets_are_folders_that_hold_arms(tmp_path: Path):
     assert list(sets_in(tmp_path)) == ["one", "two"]
     assert sets_in(tmp_path / "two") == {}
     assert sets_in(tmp_path / "absent") == {}
+    (tmp_path / "analysis" / "main").mkdir(parents=True)
+    assert list(sets_in(tmp_path, [tmp_path / "analysis"])) == ["one", "two"]

@@ -1,6 +1,7 @@
 """An arm of the experiment with all that was measured in its sessions: of it tests, figures and tables are made."""
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +51,15 @@ def name_in_all_arms(mouse: str, arm: str) -> str:
     return mouse.replace(f"-{arm}", "")
 
 
-def arms_in(folder: Path, otherwise: str = "main") -> dict[str, list[Path]]:
+def arms_in(folder: Path, otherwise: str = "main", results: Collection[Path] = ()) -> dict[str, list[Path]]:
     """Sessions by arm: folders named as arms are, or else all of the folder as one arm.
 
-    Which one says the cohort.toml of a simulated cohort, or the folder's own name; else it is `otherwise`. Raises
-    SessionError where there is no session, or `otherwise` is no arm.
+    Which one says the cohort.toml of a simulated cohort, or the folder's own name; else it is `otherwise`. Folders of
+    `results` are no arms. Raises SessionError where there is no session, or `otherwise` is no arm.
     """
     if otherwise not in ARM_NAMES:
         raise SessionError(f"arm {otherwise!r}, expected one of {', '.join(ARM_NAMES)}")
-    folders = {name: folder / name for name in ARM_NAMES if (folder / name).is_dir()}
+    folders = _arm_folders(folder, results)
     if not folders:
         asked = folder / "cohort.toml"
         said = tomllib.loads(asked.read_text(encoding="utf-8")).get("arm") if asked.exists() else folder.name
@@ -70,9 +71,22 @@ def arms_in(folder: Path, otherwise: str = "main") -> dict[str, list[Path]]:
     return found
 
 
-def sets_in(folder: Path) -> dict[str, Path]:
-    """Folders of a folder that hold arms, by name: the whole experiment several times over. None where it has arms."""
-    if any((folder / name).is_dir() for name in ARM_NAMES):
+def sets_in(folder: Path, results: Collection[Path] = ()) -> dict[str, Path]:
+    """Folders of a folder that hold arms, by name: the whole experiment several times over. None where it has arms.
+
+    Folders of `results` are neither sets nor arms.
+    """
+    if _arm_folders(folder, results):
         return {}
     inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return {path.name: path for path in inside if any((path / name).is_dir() for name in ARM_NAMES)}
+    return {path.name: path for path in inside if _arm_folders(path, results) and not _only_results(path, results)}
+
+
+def _arm_folders(folder: Path, results: Collection[Path]) -> dict[str, Path]:
+    paths = {name: folder / name for name in ARM_NAMES if (folder / name).is_dir()}
+    return {name: path for name, path in paths.items() if not _only_results(path, results)}
+
+
+def _only_results(path: Path, results: Collection[Path]) -> bool:
+    """A folder of results that holds sessions as well is searched as any other: no session may be lost."""
+    return any(path.resolve() == place.resolve() for place in results) and not find_sessions(path)

@@ -90,9 +90,9 @@ def error_epochs(session: SessionData) -> Epochs:
             continue
         begin = first + shown[0]
         over = ~grating[begin:end] | (at[begin:end] >= session.hit_s[trial] - TOLERANCE_S)
-        if not over[1:].any():
+        if not over.any():
             continue
-        last = begin + 1 + int(np.argmax(over[1:]))  # the target's own picture, or the first blank
+        last = begin + int(np.argmax(over))  # the target's own picture, which may be the first, or the first blank
         pictures = slice(begin, last + 1 if grating[last] else last)
         turn_s.append(done_s + at[pictures][1:] - at[begin])
         turns.append(np.diff(angle[pictures]))

@@ -6,7 +6,7 @@ import numpy as np
 
 from loop2p.analysis.arm import Arm
 from loop2p.analysis.behaviour import licking, licking_tests, running_by_epoch, running_trend
-from loop2p.analysis.learning import GROUPS, RATE_LATE, by_mouse, rates_hz
+from loop2p.analysis.learning import GROUPS, RATE_LATE, by_mouse, rates_hz, same_roles
 from loop2p.analysis.neurons import rate_matched
 from loop2p.analysis.statistics import Floats, Test, adjusted, anova_rm, tukey_rm, wilcoxon
 
@@ -49,14 +49,16 @@ def rate_tests(arm: Arm) -> list[Test]:
 def relative_rates(arm: Arm) -> Floats:
     """(n_mice, 3, 6): event rate of P+, P- and rate-matched P0 on RATE_DAYS over that of day 1.
 
-    P0 are matched on day 1's odd minutes and compared with its even ones, as all groups are. Mice that miss a day, or
-    have no event in a group then, are left out.
+    P0 are matched on day 1's odd minutes and compared with its even ones, as all groups are. Mice that miss a day, have
+    no event in a group on day 1, or whose roles were exchanged, are left out.
     """
     found = []
     for days in by_mouse(arm.sessions).values():
         by_day = {s.day: s for s in days if s.events}
         first = by_day.get(1)
         if first is None or not all(day in by_day for day in RATE_DAYS) or not (first.role == "other").any():
+            continue
+        if not all(same_roles(first, by_day[day]) for day in RATE_LATE):
             continue
         try:
             other = rate_matched(rates_hz(first, 1), first.role)

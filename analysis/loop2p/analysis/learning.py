@@ -59,8 +59,15 @@ def days_of(sessions: Sequence[SessionData], days: Iterable[int]) -> list[Sessio
     return [s for s in sessions if s.day in wanted]
 
 
+def same_roles(first: SessionData, later: SessionData) -> bool:
+    """Is each ROI in the role that it had? Not after P+ and P- were exchanged, nor with more ROIs or fewer."""
+    return np.array_equal(first.role, later.role)
+
+
 def rate_ratios(days: Sequence[SessionData]) -> dict[str, float]:
-    """One mouse: event rate of days 10-14 over day 1 of P+, P- and matched P0 ("other").
+    """One mouse: event rate of days 10-14 over day 1 of P+, P- and matched P0 ("other"); NaN without an event on day 1.
+
+    Roles are day 1's, and a row must be the same cell on each day.
 
     Matched: for each cell of P+ and P- the three P0 cells nearest in day-1 rate. A cell that is picked because its rate
     was high on some stretch falls afterwards by itself: so cells are matched on day 1's odd minutes, and day 1's rate
@@ -72,21 +79,24 @@ def rate_ratios(days: Sequence[SessionData]) -> dict[str, float]:
     cells = {group: np.flatnonzero(first.role == group) for group in GROUPS}
     chosen = np.concatenate([cells["plus"], cells["minus"]])
     pool = cells["other"]
-    cells["other"] = np.concatenate(
-        [pool[np.argsort(np.abs(match_hz[pool] - match_hz[cell]), kind="stable")[:PER_CELL]] for cell in chosen]
-    )
-    return {group: float(late_hz[rows].sum() / first_hz[rows].sum()) for group, rows in cells.items()}
+    matched = [pool[np.argsort(np.abs(match_hz[pool] - match_hz[cell]), kind="stable")[:PER_CELL]] for cell in chosen]
+    cells["other"] = np.concatenate([pool[:0], *matched])
+    return {group: float(late_hz[rows].sum() / (first_hz[rows].sum() or np.nan)) for group, rows in cells.items()}
 
 
 def sparsification_slope(days: Sequence[SessionData]) -> float:
     """One mouse: slope over P0 cells of (rate of days 10-14 minus day 1's even minutes) on day 1's odd minutes.
 
-    The two halves of day 1 are independent, so regression to the mean can't make the slope by itself.
+    The two halves of day 1 are independent, so regression to the mean can't make the slope by itself. NaN where all P0
+    have one rate in the odd minutes: there is no slope on it.
     """
     first, late = days_of(days, [1])[0], days_of(days, RATE_LATE)
     other = first.role == "other"
+    rate_hz = rates_hz(first, 1)[other]
+    if len(np.unique(rate_hz)) < 2:
+        return np.nan
     change_hz = np.mean([rates_hz(s) for s in late], axis=0) - rates_hz(first, 0)
-    return float(stats.linregress(rates_hz(first, 1)[other], change_hz[other]).slope)
+    return float(stats.linregress(rate_hz, change_hz[other]).slope)
 
 
 def running_slope(days: Sequence[SessionData]) -> float:

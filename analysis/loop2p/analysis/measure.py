@@ -16,6 +16,7 @@ from loop2p.analysis import store
 from loop2p.analysis.arm import Arm
 from loop2p.analysis.columns import joined
 from loop2p.analysis.detected import Detected, read_any, read_detected, read_recorded
+from loop2p.analysis.learning import GROUPS
 from loop2p.analysis.network import Network, network
 from loop2p.analysis.neurons import in_phase, like_decoder, like_decoder_of
 from loop2p.analysis.outcome import Outcomes, outcomes
@@ -23,7 +24,7 @@ from loop2p.analysis.pairs import Pairs
 from loop2p.analysis.session_store import read_back, session_tables
 from loop2p.analysis.sessions import PlaneEvents, SessionError
 
-METHOD = 2
+METHOD = 3
 """Counts up when what is measured here changes, so that what is on disk from before is measured anew."""
 DFF = ("events_dff_soma", "events_dff_dendrite")
 """Tables of the events as they are measured on dF/F, by plane."""
@@ -91,7 +92,8 @@ def _measure(path: Path, arm: str, params: MeasureParams) -> dict[str, Any]:
         tables["pairs"] = store.to_table(found.pairs)
     if not (session.role == "plus").any() or not len(session.start_s):
         return tables  # a passive session: nothing to decode
-    tables["like"] = store.to_table(Like(like(found)))
+    if set(GROUPS) <= set(session.role.tolist()):
+        tables["like"] = store.to_table(Like(like(found)))
     # The seeds depend on the mouse and the day alone: not on what else is analysed, nor by how many workers.
     seed = (params.seed, zlib.crc32(session.mouse.encode()), session.day)
     tables["outcomes"] = store.to_table(outcomes([session], (*seed, 1), params.n_outcome_shuffles))
@@ -111,8 +113,8 @@ def like(found: Detected) -> NDArray[np.str_]:
 def read_measured(name: str, folders: Sequence[Path]) -> Arm:
     """An arm from the folders of its sessions' results, by mouse and day.
 
-    What only some of its sessions have (pairs, the dF/F variant) is left out. Raises SessionError for a day that is
-    there twice, OSError for a folder that `measure` did not finish.
+    What only some of its sessions have (pairs, the dF/F variant, P0 like P+ and P-) is left out. Raises SessionError
+    for a day that is there twice, OSError for a folder that `measure` did not finish.
     """
     rows = sorted(((read_back(folder), folder) for folder in folders), key=lambda row: (row[0].mouse, row[0].day))
     for (one, _), (other, _) in pairwise(rows):

@@ -4,6 +4,10 @@ A trial is a sample, the z residual of each neuron in 2 s its features, hit or m
 hit (the drop falls 1 s later), or with the end of a miss; "before" ends there. The Methods exchange the two names;
 the Results have them as here. Where a trial is short, "before" reaches into its grey screen and the trial before: the
 paper names no exception.
+
+A silent neuron's feature is 0 (3.10), so a decoder also hears *who was active*, which shuffled labels do not protect
+against: before a hit other neurons are active, and more of them, than before a miss. Therefore `exchanged`: the same
+decoder after each neuron's residuals have changed places among its own events, whose times stay.
 """
 
 from collections.abc import Sequence
@@ -25,6 +29,7 @@ EPOCH_S = 2.0
 EPOCHS = {"after": 0.0, "before": -EPOCH_S}
 """Begin from the trial's end, s; order of the tables below."""
 OUTCOMES = ("hit", "miss")
+N_EXCHANGES = 5
 
 
 class Trials(Struct, frozen=True):
@@ -45,8 +50,11 @@ class Outcomes(Struct, frozen=True):
     accuracy: NDArray[np.float64]
     shuffled: NDArray[np.float64]
     """(n_sessions, 2) after, before; of the shuffles the mean."""
+    exchanged: NDArray[np.float64]
+    """(n_sessions, 2) after, before: what is told by who was active, and not by how amplified; mean of N_EXCHANGES."""
     balanced: NDArray[np.float64]
     balanced_shuffled: NDArray[np.float64]
+    balanced_exchanged: NDArray[np.float64]
     """The same of balanced accuracy."""
     residual: NDArray[np.float64]
     """(n_sessions, 2, 2, 3) mean z residual of the events: after, before; hit, miss; P+, P-, P0."""
@@ -61,6 +69,14 @@ class Outcomes(Struct, frozen=True):
         what = f"outcome decoder, accuracy - shuffled, 2 s {epoch}"
         return pairs_at_levels(
             self.accuracy[:, column], self.shuffled[:, column], self.mouse, what=what, level="session"
+        )
+
+    def size_tests(self, epoch: str) -> list[Test]:
+        """Accuracy against that with exchanged residuals, at the levels of `tests`."""
+        column = list(EPOCHS).index(epoch)
+        what = f"outcome decoder, accuracy - residuals exchanged, 2 s {epoch}"
+        return pairs_at_levels(
+            self.accuracy[:, column], self.exchanged[:, column], self.mouse, what=what, level="session"
         )
 
     def residuals(self, epoch: str, outcome: str) -> Floats:
@@ -91,7 +107,9 @@ def _of_session(session: SessionData, rng: np.random.Generator, n_shuffles: int)
     events, z = loop_residuals(session)
     trials, role = ended_trials(session), session.role[np.unique(events.roi)]
     residual = np.full((len(EPOCHS), len(OUTCOMES), len(GROUPS)), np.nan)
-    told, chance = np.full((2, 2, len(EPOCHS)), np.nan)  # accuracy, balanced accuracy
+    told, chance, active = np.full((3, 2, len(EPOCHS)), np.nan)  # accuracy, balanced accuracy
+    (own_rng,) = rng.spawn(1)
+    others = [exchanged(events, z, own_rng) for _ in range(N_EXCHANGES)]
     for column, from_s in enumerate(EPOCHS.values()):
         mean_z, n_events = trial_residuals(events, z, trials.end_s + from_s)
         for row, chosen in enumerate((trials.hit, ~trials.hit)):
@@ -104,16 +122,34 @@ def _of_session(session: SessionData, rng: np.random.Generator, n_shuffles: int)
             told[:, column] = data.accuracy, data.balanced
             runs = shuffled(mean_z, trials.hit, rng, n_shuffles)
             chance[:, column] = np.mean([(run.accuracy, run.balanced) for run in runs], axis=0)
+            features = (trial_residuals(events, other, trials.end_s + from_s)[0] for other in others)
+            runs = [leave_one_out(of, trials.hit, own_rng) for of in features]
+            active[:, column] = np.mean([(run.accuracy, run.balanced) for run in runs], axis=0)
     return Outcomes(
         mouse=np.array([session.mouse]), day=np.array([session.day], np.int64),
         n=np.array([[trials.hit.sum(), (~trials.hit).sum()]], np.int64),
-        accuracy=told[:1], shuffled=chance[:1], balanced=told[1:], balanced_shuffled=chance[1:],
+        accuracy=told[:1], shuffled=chance[:1], exchanged=active[:1],
+        balanced=told[1:], balanced_shuffled=chance[1:], balanced_exchanged=active[1:],
         residual=residual[None],
     )  # fmt: skip
 
 
+def exchanged(events: Coincident, z: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """`z` (n_events,) after each neuron's values have changed places at random among its own events."""
+    by_roi = np.lexsort((events.t_s, events.roi))
+    at_random = np.lexsort((rng.random(len(z)), events.roi))
+    found = np.empty_like(z)
+    found[by_roi] = z[at_random]
+    return found
+
+
 def ended_trials(session: SessionData) -> Trials:
-    """Hits and misses of a session; those that are void, unfinished or showed no grating are left out."""
+    """Hits and misses of a session; those that are void, unfinished or showed no grating are left out.
+
+    None of a yoked loop: the trials that its pictures tell are another mouse's.
+    """
+    if not len(session.start_s):
+        return Trials(np.zeros(0), np.zeros(0, bool))
     loop = error_epochs(session)
     trial = np.searchsorted(session.start_s, loop.start_s + TOLERANCE_S, "right") - 1
     hit = session.outcome[trial] == "hit"

@@ -14,7 +14,7 @@ from loop2p.analysis.figures.arms_used import Arms, leading, n_mice, ordered
 from loop2p.analysis.figures.power import N_MICE, WANTED, DesignPower, design_power
 from loop2p.analysis.figures.style import Plate, look, many
 from loop2p.analysis.row import Row
-from loop2p.analysis.rows_controls import NEEDED
+from loop2p.analysis.rows_controls import TWINS
 from loop2p.analysis.statistics import Test
 from loop2p.runtime.atomic import write_atomically
 
@@ -126,7 +126,7 @@ def limits(arms: Arms, rows: Sequence[Row], tests: Sequence[Test], power: Design
             f"With {many(power.spread.n_mice, 'mouse')} and {many(power.spread.n_sessions, 'session')} each, a "
             f"difference of differences below {least:.2f} SD is missed in more than {1 - WANTED:.0%} of experiments."
         )
-    missing = [look(name).label for name in NEEDED if name not in arms]
+    missing = [look(name).label for name in TWINS if name not in arms]
     if missing:
         found.append(
             f"Without the twins {', '.join(missing)} the error signal is not told from what noise in somatic sizes and "

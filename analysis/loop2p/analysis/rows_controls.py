@@ -16,7 +16,6 @@ from loop2p.analysis.sessions import SessionData
 from loop2p.analysis.statistics import Test, t_paired
 
 TWINS = ("no-apical", "scalar", "permuted", "yoked")
-NEEDED = TWINS[:3]
 AIM = 0.06
 
 
@@ -68,7 +67,7 @@ class Twin(Struct, frozen=True):
 )
 def a21(arms: Arms) -> Found:
     twins = [twin_of(arms, name) for name in TWINS if name in arms]
-    missing = [name for name in NEEDED if name not in arms]
+    missing = [name for name in TWINS if name not in arms]
     if not twins:
         raise MissingError(f"the arms {', '.join(missing)}")
     passed = {twin.name: twin.passes for twin in twins}

@@ -135,7 +135,10 @@ def a9(arms: Arms) -> Found:
     found = _outcomes(arms)
     tests = found.tests("after")
     met = p_of(tests[0]) < 0.01 and tests[0].estimate >= 0.05
-    return Found(_accuracy(found, "after"), bool(met), f"accuracy - shuffled: {told(tests)}", tests)
+    return Found(
+        _accuracy(found, "after"), bool(met), f"accuracy - shuffled: {told(tests)}. {_active(found, 'after')}",
+        [*tests, *found.size_tests("after")],
+    )  # fmt: skip
 
 
 @row(
@@ -153,8 +156,9 @@ def a10(arms: Arms) -> Found:
     return Found(
         _accuracy(found, "before"),
         bool(met),
-        f"accuracy - shuffled {tests[0].estimate:+.3f}, in A9 {after.estimate:+.3f}; {told(tests)}",
-        tests,
+        f"accuracy - shuffled {tests[0].estimate:+.3f}, in A9 {after.estimate:+.3f}; {told(tests)}. "
+        f"{_active(found, 'before')}",
+        [*tests, *found.size_tests("before")],
     )
 
 
@@ -176,6 +180,8 @@ def a11(arms: Arms) -> Found:
         p_of(test)
     means = {condition: [mean_of(column) for column in found.residuals(*condition).T] for condition in conditions}
     plus, minus, other = means["before", "hit"]
+    if np.isnan(other):
+        raise MissingError("events of P0 in the 2 s before a hit")
     ordered = plus > other > minus
     hit, *elsewhere = over_sessions
     met = ordered and hit.p_adjusted < 0.05 and all(test.p_adjusted > 0.05 for test in elsewhere)
@@ -208,3 +214,13 @@ def _accuracy(found: Outcomes, epoch: str) -> str:
     names = ("accuracy", "shuffled", "balanced", "balanced_shuffled")
     values = [mean_of(getattr(found, name)[:, column]) for name in names]
     return "{:.3f}, shuffled {:.3f}; balanced {:.3f}, {:.3f}".format(*values)
+
+
+def _active(found: Outcomes, epoch: str) -> str:
+    """What is told by which neurons were active, without the size of any residual."""
+    column = list(EPOCHS).index(epoch)
+    plain, balanced = (mean_of(of[:, column]) for of in (found.exchanged, found.balanced_exchanged))
+    return (
+        f"By who was active alone, residuals exchanged among a neuron's own events: {plain:.3f}, balanced "
+        f"{balanced:.3f}; accuracy less that: {told(found.size_tests(epoch))}"
+    )

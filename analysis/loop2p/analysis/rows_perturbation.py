@@ -48,7 +48,8 @@ def a17(arms: Arms) -> Found:
     "NDNF abolishes what A9, A10 and A12 show, the LED alone does not",
     paper="NDNF: A9, A10 ns, A12 p = .58, .7; LED: .62 (shuffled .57), .58 (.52), A12 p < 1e-3",
     rule="NDNF: all p > .05; LED: A9's, A10's and A12's signs, all p < .01",
-    unmet="it asks LED mice for A10; see there",
+    unmet="it asks LED mice for A10, see there; and 0 stands for a silent neuron (Methods), so the decoders of A9 and "
+    "A10 also hear who was active, which no lost residual takes away: what they tell beyond that is beside it",
 )
 def a18(arms: Arms) -> Found:
     ndnf_arm, led_arm = arm_of(arms, "ndnf"), arm_of(arms, "led")
@@ -60,6 +61,7 @@ def a18(arms: Arms) -> Found:
         gone and kept,
         "; ".join(f"{name}: NDNF {told(ndnf[name])}, LED {told(led[name])}" for name in SIGNS)
         + f". One against the other, mice: {', '.join(f'{of.what} {p_text(of.p)}' for of in between)}"
+        + f". A9 and A10 beyond what is told by who was active: NDNF {_beyond(ndnf_arm)}; LED {_beyond(led_arm)}"
         + f". A12 of events {APART_S:g} s from others of their neuron: NDNF {_alone(ndnf_arm)}; LED {_alone(led_arm)}",
         [
             *(structs.replace(t, what=f"NDNF: {t.what}") for of in ndnf.values() for t in of),
@@ -74,6 +76,12 @@ def _shown(arm: Arm) -> dict[str, list[Test]]:
     outcomes, found = _outcomes(arm), contrast(loops_of(arm))
     tests = [outcomes.tests("after"), outcomes.tests("before"), *(found.tests(epoch) for epoch in EPOCHS)]
     return dict(zip(SIGNS, tests, strict=True))
+
+
+def _beyond(arm: Arm) -> str:
+    """A9 and A10 against decoders whose residuals changed places among a neuron's own events."""
+    tests = {name: _outcomes(arm).size_tests(epoch) for name, epoch in (("A9", "after"), ("A10", "before"))}
+    return ", ".join(f"{name} {of[0].estimate:+.3f} {told(of)}" for name, of in tests.items())
 
 
 def _alone(arm: Arm) -> str:

@@ -14,7 +14,7 @@ from loop2p.cli.cluster import cluster_of, watched
 from loop2p.cli.main import EXIT_REFUSED, Json, err, fail, out, print_json
 
 MOST_TOLD = 3
-"""Sessions named where none of an arm is usable: a whole arm mostly fails for one reason."""
+"""Sessions named where none of an arm is usable, or where they lie beside the arms: many mostly have one reason."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,13 +40,15 @@ def analyse(
 ) -> None:
     """Analyse sessions: Parquet tables, figures, and one HTML page with the acceptance table.
 
-    Goes on where it was stopped. Exit 1 where a session could not be read; it is named, and left out.
+    Goes on where it was stopped. Exit 1 where a session could not be read, or is in none of the arms' folders; it is
+    named, and left out.
     """
     try:
         from loop2p.analysis.acceptance import print_rows
         from loop2p.analysis.arm import arms_in, sets_in
         from loop2p.analysis.measure import MeasureParams
         from loop2p.analysis.results import results_of, write_results
+        from loop2p.analysis.sessions import find_sessions
         from loop2p.analysis.sets import how_often, write_sets
     except ImportError as error:
         fail(f"{error}; install loop2p[analysis]")
@@ -55,18 +57,22 @@ def analyse(
     try:
         asked = {"events": events, "seed": seed, "n_shuffles": shuffles, "n_other": others}
         params = convert(asked, MeasureParams)
-        sets = {name: (path, place / name) for name, path in sets_in(folder).items()} or {"": (folder, place)}
-        found = {name: (*where, arms_in(where[0], arm)) for name, where in sets.items()}
+        results_in = (place, folder / "analysis", folder / "measured")  # of this run and of earlier ones
+        inside = sets_in(folder, results_in)
+        sets = {name: (path, place / name) for name, path in inside.items()} or {"": (folder, place)}
+        found = {name: (*where, arms_in(where[0], arm, results_in)) for name, where in sets.items()}
         judged: dict[str, Any] = {}
-        refused: list[str] = []
+        outside = beside(folder, [path for of, _ in sets.values() for path in find_sessions(of)])
+        refused = few(outside, folder)
         page = place / "report.html"
         with cluster_of(workers, scheduler) as client:
             for name, (of, to, paths) in found.items():
                 arms, bad = measured(of, to, paths, params, client, quiet=json)
                 results = results_of(arms, seed)
-                page = write_results(to, arms, results, about(of, paths, params, bad))
+                lost = beside(of, [path for sessions in paths.values() for path in sessions])
+                page = write_results(to, arms, results, about(of, paths, params, [*bad, *lost, *outside]))
                 judged[name] = results.rows
-                refused += bad
+                refused += [*bad, *few(lost, of)]
         if "" not in judged:
             page = write_sets(place, judged, {name: f"{name}/report.html" for name in judged})
     except (OSError, ValueError) as error:
@@ -131,7 +137,26 @@ def measured(
     return arms, sorted(why for of_arm in refused.values() for why in of_arm)
 
 
+def beside(folder: Path, taken: Iterable[Path]) -> list[str]:
+    """Why sessions in a folder are not among those that its arms or sets have, a line for each."""
+    from loop2p.analysis.sessions import find_sessions
+
+    why = f"in none of the arms' folders in {folder}, expected every session in one"
+    what_to_do = "move it into a folder named after its arm, or analyse it on its own"
+    return [f"{path}: {why}; {what_to_do}" for path in sorted({*find_sessions(folder)}.difference(taken))]
+
+
+def few(why: list[str], folder: Path) -> list[str]:
+    """MOST_TOLD of the sessions beside the arms of a folder, and how many more there are."""
+    more = len(why) - MOST_TOLD
+    return [*why[:MOST_TOLD], f"{folder}: {more} more in none of the arms' folders"] if more > 0 else why
+
+
 def result_folder(folder: Path, place: Path, arm: str, path: Path) -> Path:
-    """Where a session's results go: below the arm's name, by its place in the folder."""
-    parts: Iterable[str] = path.relative_to(folder).with_suffix("").parts
-    return place.joinpath("measured", arm, "--".join(parts))
+    """Where a session's results go: below the arm's name, by its place in the folder.
+
+    A suite2p session is a folder and has no suffix: in 2026.01.05 the last dot is part of a date.
+    """
+    inside = path.relative_to(folder)
+    parts = inside.with_suffix("").parts if path.is_file() else inside.parts
+    return place.joinpath("measured", arm, "--".join(parts) or folder.resolve().name)

@@ -101,7 +101,8 @@ def rates_and_running(arms: Arms) -> Plate | None:
         counts = ", ".join(f"{ROLES[g].label} {len(relative[g].mice)}" for g in GROUPS)
         text += (
             "; the same by day over that of day 1, P0 matched to P+ and P- in rate on day 1's odd minutes, day 1 taken "
-            f"from its even minutes (mean +- s.e.m. over mice, thin lines mice, n = {counts})"
+            "from its even minutes, days on which P+ and P- are others left out "
+            f"(mean +- s.e.m. over mice, thin lines mice, n = {counts})"
         )
     if len(running.days):
         curve(axes[-1], running.days, running.values, look(arm.name))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from loop2p.analysis.columns import where
 from loop2p.analysis.contrast import Contrast
-from loop2p.analysis.learning import GROUPS, PER_CELL, by_mouse, rates_hz
+from loop2p.analysis.learning import GROUPS, PER_CELL, by_mouse, rates_hz, same_roles
 from loop2p.analysis.neurons import rate_matched
 from loop2p.analysis.outcome import ended_trials
 from loop2p.analysis.partial import EDGE_DEG, ErrorEvents
@@ -63,7 +63,8 @@ def relative_rates(sessions: Sequence[SessionData]) -> dict[str, ByDay]:
 
     P0 are matched in rate on day 1's odd minutes, and day 1 is its even minutes, as in `learning.rate_ratios`: cells
     picked for a high rate fall afterwards by themselves. None twice (`neurons.rate_matched`), fewer than three for a
-    cell where P0 are few. Day 1 is 1 by definition.
+    cell where P0 are few. Day 1 is 1 by definition. Days on which P+ and P- are not day 1's, after an exchange, or with
+    more ROIs or fewer, are left out.
     """
     found: dict[str, list[tuple[str, int, float]]] = {group: [] for group in GROUPS}
     for mouse, days in by_mouse(s for s in sessions if 0 in s.events).items():
@@ -75,10 +76,11 @@ def relative_rates(sessions: Sequence[SessionData]) -> dict[str, ByDay]:
         per_cell = min(PER_CELL, len(cells["other"]) // n_chosen) if n_chosen else 0
         cells["other"] = rate_matched(rates_hz(first, 1), first.role, per_cell) if per_cell else np.zeros(0, np.int64)
         first_hz = rates_hz(first, 0)
+        later = [s for s in days[1:] if same_roles(first, s)]
         for group, rows in cells.items():
             if first_hz[rows].sum() > 0:
                 found[group].append((mouse, 1, 1.0))
-                found[group] += [(mouse, s.day, rates_hz(s)[rows].sum() / first_hz[rows].sum()) for s in days[1:]]
+                found[group] += [(mouse, s.day, rates_hz(s)[rows].sum() / first_hz[rows].sum()) for s in later]
     return {group: _table(rows) for group, rows in found.items()}
 
 
