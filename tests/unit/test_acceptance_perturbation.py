@@ -54,6 +54,10 @@ def test_ndnf_abolishes_what_the_light_leaves():
     row = a18({"ndnf": arm("ndnf", False, seed=1), "led": arm("led", True)})
     assert "A12 of events 2 s from others of their neuron: NDNF reduction" in row.detail
     assert row.met is True
+    assert "A9 and A10 beyond what is told by who was active: NDNF A9" in row.detail
+    names = [(test.what, test.test) for test in row.tests]
+    assert sum("residuals exchanged" in what for what, _ in names) == 12  # two arms, two epochs, three tests
+    assert len(names) == len(set(names))
     between = [test for test in row.tests if test.what.startswith("NDNF - LED only")]
     assert len(between) == 3
     assert {test.test for test in between} == {"two-sample t"}

@@ -54,6 +54,12 @@ def a17(arms: Arms) -> Found:
 def a18(arms: Arms) -> Found:
     ndnf_arm, led_arm = arm_of(arms, "ndnf"), arm_of(arms, "led")
     ndnf, led, between = _shown(ndnf_arm), _shown(led_arm), _between(ndnf_arm, led_arm)
+    ndnf_beyond, led_beyond = _beyond(ndnf_arm), _beyond(led_arm)
+    families = {
+        "NDNF": [*ndnf.values(), *ndnf_beyond.values()],
+        "LED only": [*led.values(), *led_beyond.values()],
+        "NDNF - LED only": [between],
+    }
     gone = all(p_of(of[0]) > 0.05 for of in ndnf.values())
     kept = all(p_of(of[0]) < 0.01 and of[0].estimate * SIGNS[name] > 0 for name, of in led.items())
     return Found(
@@ -61,13 +67,9 @@ def a18(arms: Arms) -> Found:
         gone and kept,
         "; ".join(f"{name}: NDNF {told(ndnf[name])}, LED {told(led[name])}" for name in SIGNS)
         + f". One against the other, mice: {', '.join(f'{of.what} {p_text(of.p)}' for of in between)}"
-        + f". A9 and A10 beyond what is told by who was active: NDNF {_beyond(ndnf_arm)}; LED {_beyond(led_arm)}"
+        + f". A9 and A10 beyond what is told by who was active: NDNF {_sizes(ndnf_beyond)}; LED {_sizes(led_beyond)}"
         + f". A12 of events {APART_S:g} s from others of their neuron: NDNF {_alone(ndnf_arm)}; LED {_alone(led_arm)}",
-        [
-            *(structs.replace(t, what=f"NDNF: {t.what}") for of in ndnf.values() for t in of),
-            *(structs.replace(t, what=f"LED only: {t.what}") for of in led.values() for t in of),
-            *(structs.replace(t, what=f"NDNF - LED only: {t.what}") for t in between),
-        ],
+        [structs.replace(t, what=f"{name}: {t.what}") for name, of in families.items() for tests in of for t in tests],
     )
 
 
@@ -78,17 +80,19 @@ def _shown(arm: Arm) -> dict[str, list[Test]]:
     return dict(zip(SIGNS, tests, strict=True))
 
 
-def _beyond(arm: Arm) -> str:
+def _beyond(arm: Arm) -> dict[str, list[Test]]:
     """A9 and A10 against decoders whose residuals changed places among a neuron's own events."""
-    tests = {name: _outcomes(arm).size_tests(epoch) for name, epoch in (("A9", "after"), ("A10", "before"))}
-    return ", ".join(f"{name} {of[0].estimate:+.3f} {told(of)}" for name, of in tests.items())
+    return {name: _outcomes(arm).size_tests(epoch) for name, epoch in (("A9", "after"), ("A10", "before"))}
 
 
 def _alone(arm: Arm) -> str:
     """A12 without the events that run into each other, which look like an error signal (see `residuals.isolated`)."""
     found = contrast([isolated(session) for session in loops_of(arm)])
-    tests = {epoch: found.tests(epoch) for epoch in EPOCHS}
-    return ", ".join(f"{epoch} {of[0].estimate:+.3f} {told(of)}" for epoch, of in tests.items())
+    return _sizes({epoch: found.tests(epoch) for epoch in EPOCHS})
+
+
+def _sizes(tests: dict[str, list[Test]]) -> str:
+    return ", ".join(f"{name} {of[0].estimate:+.3f} {told(of)}" for name, of in tests.items())
 
 
 def _outcomes(arm: Arm) -> Outcomes:
