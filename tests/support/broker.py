@@ -145,6 +145,10 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # The library closes its thread's waking sockets when the client is freed, and has no call for it. Freed
+        # by the garbage collector instead, with this object, the sockets may be looked at first and be told unclosed.
+        self._client.on_connect = self._client.on_subscribe = self._client.on_message = self._client.on_publish = None
+        del self._client
 
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if not self._subscribe:
