@@ -12,7 +12,6 @@ from loop2p.analysis.residuals import (
     Coincident,
     coincident,
     fit_lines,
-    isolated,
     latency_r,
     z_residuals,
 )
@@ -146,15 +145,3 @@ def test_amplified_events_that_lead_are_found_whatever_the_delay_of_the_planes()
     assert np.isnan(r[3])
     assert latency_r(timed(lead_s=0.03, delay_s=-0.1))[:3] == pytest.approx(r[:3], abs=0.02)
     assert np.abs(latency_r(timed(lead_s=0.0, delay_s=0.1))[:3]).max() < 0.15
-
-
-def test_isolated_events_are_those_that_no_other_of_their_neuron_is_near():
-    found = timed(lead_s=0.0, delay_s=0.0)
-    soma = PlaneEvents(np.array([0.0, 1.0, 2.9, 5.0, 5.5, 9.0]), np.array([0, 1, 0, 1, 0, 0]), np.ones(6))
-    session = structs.replace(found, events=found.events | {0: soma})
-    assert isolated(session).events[0].t_s.tolist() == [0.0, 1.0, 2.9, 5.0, 5.5, 9.0]
-    assert isolated(session, 2.8).events[0].t_s.tolist() == [0.0, 1.0, 5.0, 9.0]
-    assert isolated(session, 2.95).events[0].t_s.tolist() == [1.0, 5.0, 9.0]
-    assert isolated(session, 4.5).events[0].t_s.tolist() == []
-    both = structs.replace(session, events={0: found.events[0], 1: soma})
-    assert isolated(both, 2.95).events[1].t_s.tolist() == [1.0, 5.0, 9.0]

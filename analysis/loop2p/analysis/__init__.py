@@ -26,6 +26,7 @@ from loop2p.analysis.learning import rewards_per_min as rewards_per_min
 from loop2p.analysis.measure import MeasureParams as MeasureParams
 from loop2p.analysis.measure import measure as measure
 from loop2p.analysis.measure import read_measured as read_measured
+from loop2p.analysis.neighbours import residuals_less_neighbours as residuals_less_neighbours
 from loop2p.analysis.network import network as network
 from loop2p.analysis.neurons import like_decoder as like_decoder
 from loop2p.analysis.neurons import rate_matched as rate_matched

@@ -8,7 +8,7 @@ matters: a simulated main arm has dd 0.39 by the begin of the burst, 0.28 by a t
 sizes alone give a dd above 0 (tests/science), so an arm is judged against its twin without signal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from loop2p.analysis.columns import joined
 from loop2p.analysis.epochs import error_epochs
 from loop2p.analysis.levels import at_levels
-from loop2p.analysis.residuals import loop_residuals
+from loop2p.analysis.residuals import Coincident, loop_residuals
 from loop2p.analysis.sessions import SessionData
 from loop2p.analysis.statistics import Floats, Test, mouse_means, t_one_sample
 
@@ -113,19 +113,22 @@ _NONE = Contrast(
 )
 
 
-def contrast(sessions: Sequence[SessionData]) -> Contrast:
+def contrast(
+    sessions: Sequence[SessionData],
+    residuals: Callable[[SessionData], tuple[Coincident, Floats]] = loop_residuals,
+) -> Contrast:
     """Residuals in error-reduction and error-increase bins.
 
     A neuron's line and SD are those of its coincident events in the session's closed loop, whichever arm it is: so a
-    shift that the LED gives all events is not taken for an error signal, and twins are measured alike. `roi` of an
-    event must mean the same neuron in both planes. Raises SessionError for a session without events.
+    shift that the LED gives all events is not taken for an error signal, and twins are measured alike. `residuals`: of
+    a session; `residuals_less_neighbours` has them without what events nearby in time make of them. `roi` of an event
+    must mean the same neuron in both planes. Raises SessionError for a session without events.
     """
-    return joined([_NONE, *(_of_session(session) for session in sessions)])
+    return joined([_NONE, *(_of_session(session, *residuals(session)) for session in sessions)])
 
 
-def _of_session(session: SessionData) -> Contrast:
+def _of_session(session: SessionData, events: Coincident, z: Floats) -> Contrast:
     n_rois = len(session.role)
-    events, z = loop_residuals(session)
     sign = error_epochs(session).at(events.t_s)
     residual, counts = np.full((n_rois, 2), np.nan), np.zeros((n_rois, 2), np.int64)
     for column, wanted in enumerate(EPOCHS.values()):

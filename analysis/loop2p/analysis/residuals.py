@@ -1,7 +1,7 @@
 """The somato-dendritic residual: what a dendritic event is beyond what its soma predicts (docs/experiment.md 3.7-8)."""
 
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from loop2p.analysis.columns import where
@@ -9,10 +9,6 @@ from loop2p.analysis.sessions import EVENT_TABLES, PlaneEvents, SessionData, Ses
 
 COINCIDENT_S = 0.5
 """Two detections within this are one event of the neuron (Methods; 3.7)."""
-APART_S = 2.0
-"""Events of one neuron this far apart do not run into each other. Measured on a simulated twin without apical signal,
-84 sessions from fluorescence: the contrast of P+ and P-, which should be 0, is +.121 +- .020 with all events, +.053
-with those 1.5 s apart, +.010 +- .027 with those 2 s apart, which are 83 % of them."""
 LEAST_EVENTS = 10
 """A neuron with fewer has no line. The paper gives no number; below it a line bends noticeably towards the very events
 that are judged by it: residuals shrink by 2 in n degrees of freedom."""
@@ -39,24 +35,6 @@ class Lines(Struct, frozen=True):
     slope: NDArray[np.float64]
     sd: NDArray[np.float64]
     """Of the residuals about the line, dF/F."""
-
-
-def isolated(session: SessionData, apart_s: float = APART_S) -> SessionData:
-    """A session with only those events that no other of the same neuron and plane is closer to than `apart_s`.
-
-    Dendritic events are longer than somatic ones, so two that follow each other become one in the distal plane before
-    they do in the proximal one: the residual is then too large. And they follow each other while the screen goes where
-    the neuron drives it, so this alone looks like an error signal.
-    """
-    return structs.replace(session, events={plane: _alone(events, apart_s) for plane, events in session.events.items()})
-
-
-def _alone(events: PlaneEvents, apart_s: float) -> PlaneEvents:
-    order = np.lexsort((events.t_s, events.roi))
-    near = (np.diff(events.t_s[order]) < apart_s) & (np.diff(events.roi[order]) == 0)
-    alone = np.ones(len(order), bool)
-    alone[order[1:][near]] = alone[order[:-1][near]] = False
-    return where(events, alone)
 
 
 def coincident(soma: PlaneEvents, dendrite: PlaneEvents, within_s: float = COINCIDENT_S) -> Coincident:

@@ -11,9 +11,9 @@ from msgspec import structs
 
 from loop2p.analysis.columns import where
 from loop2p.analysis.contrast import EPOCHS, Contrast, contrast
+from loop2p.analysis.neighbours import residuals_less_neighbours
 from loop2p.analysis.neurons import soma_matched, soma_sizes
 from loop2p.analysis.partial import ErrorEvents, ErrorLevel, Partial, by_level, error_events, partial_regression
-from loop2p.analysis.residuals import APART_S, isolated
 from loop2p.analysis.row import (
     Arms,
     Found,
@@ -93,7 +93,7 @@ def a14(arms: Arms) -> Found:
     if arm.dff:
         variants["dF/F"] = contrast(with_events([s for s in arm.dff if s.loop_s]))
     survived = all(flips(found) for found in variants.values())
-    variants[f"{APART_S:g} s from others of their neuron"] = contrast([isolated(session) for session in sessions])
+    variants["less events nearby"] = contrast(sessions, residuals_less_neighbours)
     lines = [
         f"{name}: " + "; ".join(f"{epoch} {told(found.tests(epoch))}" for epoch in EPOCHS)
         for name, found in variants.items()

@@ -12,9 +12,9 @@ from msgspec import structs
 
 from loop2p.analysis.arm import Arm
 from loop2p.analysis.contrast import EPOCHS, contrast
+from loop2p.analysis.neighbours import residuals_less_neighbours
 from loop2p.analysis.outcome import Outcomes
 from loop2p.analysis.perturbation import ANAESTHESIA, LED, Perturbed, group_tests, perturbed, shift_tests
-from loop2p.analysis.residuals import APART_S, isolated
 from loop2p.analysis.row import Arms, Found, MissingError, arm_of, loops_of, p_of, p_text, row, told, with_events
 from loop2p.analysis.sessions import SessionError
 from loop2p.analysis.statistics import Test, mouse_means, t_two_sample
@@ -68,7 +68,7 @@ def a18(arms: Arms) -> Found:
         "; ".join(f"{name}: NDNF {told(ndnf[name])}, LED {told(led[name])}" for name in SIGNS)
         + f". One against the other, mice: {', '.join(f'{of.what} {p_text(of.p)}' for of in between)}"
         + f". A9 and A10 beyond what is told by who was active: NDNF {_sizes(ndnf_beyond)}; LED {_sizes(led_beyond)}"
-        + f". A12 of events {APART_S:g} s from others of their neuron: NDNF {_alone(ndnf_arm)}; LED {_alone(led_arm)}",
+        + f". A12 less events nearby: NDNF {_less_neighbours(ndnf_arm)}; LED {_less_neighbours(led_arm)}",
         [structs.replace(t, what=f"{name}: {t.what}") for name, of in families.items() for tests in of for t in tests],
     )
 
@@ -85,9 +85,9 @@ def _beyond(arm: Arm) -> dict[str, list[Test]]:
     return {name: _outcomes(arm).size_tests(epoch) for name, epoch in (("A9", "after"), ("A10", "before"))}
 
 
-def _alone(arm: Arm) -> str:
-    """A12 without the events that run into each other, which look like an error signal (see `residuals.isolated`)."""
-    found = contrast([isolated(session) for session in loops_of(arm)])
+def _less_neighbours(arm: Arm) -> str:
+    """A12 without what events that run into each other make of it, which looks like an error signal."""
+    found = contrast(loops_of(arm), residuals_less_neighbours)
     return _sizes({epoch: found.tests(epoch) for epoch in EPOCHS})
 
 

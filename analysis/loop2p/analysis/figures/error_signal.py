@@ -209,10 +209,10 @@ def negative_controls(arms: Arms) -> Plate | None:
     texts = [f"main - {look(n).label} {signed(t.test.estimate)}, {told([t.test])}" for n, t in twins.items()]
     return Plate(
         figure, "Negative controls",
-        f"Twins of the main arm: the same mice and days under another signal; isolated events, each neuron-session "
-        f"weighted by its events. a: dd, a line for each mouse, thick bars mean +- s.e.m. over mice; grey: +-{AIM:g}, "
-        f"the aim for a twin. b: its two parts, bars mean +- s.e.m. over mice, marks mice; a scalar gives P+ and "
-        f"P- the same sign. Level: mouse. {'; '.join(texts)}.",
+        f"Twins of the main arm: the same mice and days under another signal; residuals less what events nearby "
+        f"make of them, each neuron-session weighted by its events. a: dd, a line for each mouse, thick bars mean +- "
+        f"s.e.m. over mice; grey: +-{AIM:g}, the aim for a twin. b: its two parts, bars mean +- s.e.m. over mice, "
+        f"marks mice; a scalar gives P+ and P- the same sign. Level: mouse. {'; '.join(texts)}.",
     )  # fmt: skip
 
 
