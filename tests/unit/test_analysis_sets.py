@@ -46,6 +46,13 @@ def test_page_and_table_show_every_set(tmp_path: Path):
     table = pd.read_parquet(tmp_path / "tables" / "sets.parquet")
     assert table.met.sum() == 3
     assert table.met.isna().sum() == 1
+    assert "left out" not in page
+
+
+def test_the_page_tells_what_is_left_out(tmp_path: Path):
+    page = write_sets(tmp_path, SETS, dict.fromkeys(SETS, ""), ["a/x.nwb: no <trials>"]).read_text(encoding="utf-8")
+    assert "1 left out" in page
+    assert "a/x.nwb: no &lt;trials&gt;" in page
 
 
 def test_tests_of_sets_agree_or_pull_against_each_other():
@@ -107,3 +114,12 @@ def test_sets_are_folders_that_hold_arms(tmp_path: Path):
     assert sets_in(tmp_path / "absent") == {}
     (tmp_path / "analysis" / "main").mkdir(parents=True)
     assert list(sets_in(tmp_path, [tmp_path / "analysis"])) == ["one", "two"]
+
+
+def test_sets_may_lie_deeper_and_are_called_by_their_place(tmp_path: Path):
+    for name in ("v1/21/main/a.nwb", "v1/22/led/a.nwb", "v1/22/main/a.nwb", "v2/main/a.nwb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "v1" / "analysis" / "21" / "measured" / "main").mkdir(parents=True)  # of an earlier run on v1
+    assert list(sets_in(tmp_path)) == ["v1/21", "v1/22", "v2"]
+    assert sets_in(tmp_path)["v1/22"] == tmp_path / "v1" / "22"

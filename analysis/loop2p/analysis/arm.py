@@ -72,14 +72,22 @@ def arms_in(folder: Path, otherwise: str = "main", results: Collection[Path] = (
 
 
 def sets_in(folder: Path, results: Collection[Path] = ()) -> dict[str, Path]:
-    """Folders of a folder that hold arms, by name: the whole experiment several times over. None where it has arms.
+    """Folders below a folder that hold arms, by their place in it: the whole experiment several times over.
 
-    Folders of `results` are neither sets nor arms.
+    None where it has arms itself. Folders of `results` are neither sets nor arms.
     """
     if _arm_folders(folder, results):
         return {}
-    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return {path.name: path for path in inside if _arm_folders(path, results) and not _only_results(path, results)}
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []:
+        if _only_results(path, results):
+            continue
+        if _arm_folders(path, results):
+            found[path.name] = path
+        else:  # deeper down, results of earlier runs have folders named as arms, but no sessions
+            deeper = sets_in(path, results)
+            found |= {f"{path.name}/{name}": inside for name, inside in deeper.items() if find_sessions(inside)}
+    return found
 
 
 def _arm_folders(folder: Path, results: Collection[Path]) -> dict[str, Path]:

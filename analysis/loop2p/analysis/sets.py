@@ -99,11 +99,13 @@ def together_table(tests: Sequence[Together]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def write_sets(folder: Path, rows: Mapping[str, Sequence[Row]], reports: Mapping[str, str]) -> Path:
+def write_sets(
+    folder: Path, rows: Mapping[str, Sequence[Row]], reports: Mapping[str, str], refused: Sequence[str] = ()
+) -> Path:
     """sets.html with each set beside the others and all together, and tables/sets.parquet, tables/together.parquet.
 
     The page's path. Raises OSError; ValueError as `how_often` and `together`.
-    reports: set name -> where its own page is, from `folder`.
+    reports: set name -> where its own page is, from `folder`. refused: why sessions are left out, which the page tells.
     """
     often, tests = how_often(rows), together(rows)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
@@ -116,5 +118,5 @@ def write_sets(folder: Path, rows: Mapping[str, Sequence[Row]], reports: Mapping
     environment.filters["p"] = p_text
     page = folder / "sets.html"
     template = environment.get_template("sets.html.j2")
-    write_atomically(page, template.render(often=often, together=tests, reports=dict(reports)))
+    write_atomically(page, template.render(often=often, together=tests, reports=dict(reports), refused=refused))
     return page

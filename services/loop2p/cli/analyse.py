@@ -74,7 +74,7 @@ def analyse(
                 judged[name] = results.rows
                 refused += [*bad, *few(lost, of)]
         if "" not in judged:
-            page = write_sets(place, judged, {name: f"{name}/report.html" for name in judged})
+            page = write_sets(place, judged, {name: f"{name}/report.html" for name in judged}, refused)
     except (OSError, ValueError) as error:
         fail(str(error))
     took_s = time.perf_counter() - started
