@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from loop2p.cli.benchmarks.rig import free_ports as benchmark_ports
 
 ROOT = Path(__file__).parents[1]
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
+# The same examples every time, however long one takes on a machine that is busy.
+settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fixed")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 
 

@@ -649,7 +649,7 @@ def played(bench: Bench, happening: list[tuple[int, Packet | Unsent | str | byte
     return bench
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(happenings)
 def test_stand_in_and_firmware_core_decide_alike(happening: list[tuple[int, Packet | Unsent | str | bytes]]) -> None:
     model, core = played(StandInBench(BOOT), happening), played(HostBench(BOOT), happening)

@@ -69,7 +69,7 @@ def test_both_variants_have_to_survive():
     lost = cohort(NONE, days=4, loop_s=1200.0)
     row = a14({"main": Arm("main", sessions, dff=lost)})
     assert row.met is False
-    variants = {"soma-matched", "dF/F", "2 s from others of their neuron"}
+    variants = {"soma-matched", "dF/F", "less events nearby"}
     assert {test.what.rsplit(", ")[-1] for test in row.tests} == variants
     assert a14({"main": Arm("main", lost)}).met is False
 

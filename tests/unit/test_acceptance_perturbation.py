@@ -52,7 +52,7 @@ def arm(name: str, works: bool, outcomes_work: bool | None = None, seed: int = 0
 
 def test_ndnf_abolishes_what_the_light_leaves():
     row = a18({"ndnf": arm("ndnf", False, seed=1), "led": arm("led", True)})
-    assert "A12 of events 2 s from others of their neuron: NDNF reduction" in row.detail
+    assert "A12 less events nearby: NDNF reduction" in row.detail
     assert row.met is True
     assert "A9 and A10 beyond what is told by who was active: NDNF A9" in row.detail
     names = [(test.what, test.test) for test in row.tests]

@@ -335,7 +335,7 @@ FILES = [
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")  # as of an old Python: some damage makes that
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     name=st.sampled_from(FILES),
     at=st.integers(0, 300),

@@ -48,7 +48,7 @@ SETS = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(**SETS)
 def test_the_hyperplane_is_that_of_scikit_learn(kind, n, n_features, n_true, cost, seed):
     x = data_set(kind, n, n_features, seed)
@@ -61,7 +61,9 @@ def test_the_hyperplane_is_that_of_scikit_learn(kind, n, n_features, n_true, cos
     assert abs(weight.sum()) < 1e-9
     assert (weight * y >= 0).all()
     assert (weight * y <= cost).all()
-    assert loss(x, y, cost, normal, bias) == pytest.approx(np.abs(weight).sum() - normal @ normal / 2, rel=1e-6)
+    # Each margin may be off by the tolerance, and counts by its weight.
+    least = np.abs(weight).sum() - normal @ normal / 2
+    assert loss(x, y, cost, normal, bias) == pytest.approx(least, rel=1e-6, abs=1e-8 * n * cost)
 
 
 def fold_by_hand(features, signs, draws, cost, left_out) -> float:

@@ -69,7 +69,7 @@ def jitter(random: np.random.Generator, least_s: float, spread_s: float) -> Call
     return lambda: float(random.uniform(least_s, least_s + spread_s))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     ppm=st.floats(-900, 900),

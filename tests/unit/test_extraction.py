@@ -57,7 +57,7 @@ def test_inverted_frames_give_real_counts(dtype, top):
     np.testing.assert_allclose(Extractor(rois, SHAPE).means(inverted, True, 0, 0), offline(real, rois), rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-30, 30), st.floats(-30, 30), st.sampled_from("CF"), st.integers(0, 99))
 def test_pixels_outside_are_left_out_and_shifts_are_rounded(shift_y, shift_x, order, seed):
     rng = np.random.default_rng(seed)

@@ -37,7 +37,7 @@ def recordings(draw: st.DrawFn) -> Frames:
     return np.array(flat, np.float32).reshape(n_frames, n_rois)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(recordings(), st.integers(1, 20), st.sampled_from([0.0, 10.0, 37.5, 50.0, 100.0]))
 def test_equals_numpys_percentile_of_the_last_frames(frames: Frames, window: int, percentile: float) -> None:
     got = rolling(RollingF0(frames.shape[1], window, percentile), frames)

@@ -162,7 +162,7 @@ def test_a_larger_journal_cut_at_random_bytes(tmp_path):
         before = len(back)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=400), st.booleans())
 def test_garbage_is_reported_never_raised(tmp_path_factory, garbage, behind_a_journal):
     folder = tmp_path_factory.mktemp("garbage")
@@ -172,7 +172,7 @@ def test_garbage_is_reported_never_raised(tmp_path_factory, garbage, behind_a_jo
     assert torn or garbage[:1] == b"\x02"  # a footer by chance ends the file
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(min_value=0), st.integers(1, 255))
 def test_one_damaged_byte_costs_no_more_than_what_it_must(tmp_path_factory, position, flip):
     folder = tmp_path_factory.mktemp("damage")

@@ -193,7 +193,7 @@ def test_pixels_are_never_copied(rig, peer):
             return
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 10 * N - 1), max_size=12, unique=True))
 def test_any_cutting_of_the_stream_gives_the_same_frames(cuts):
     rig, movie = Rig(control_port=0), images(10)
@@ -497,7 +497,7 @@ def test_each_connection_has_its_own_handshake(rig):
     assert {(index + plane) % 2 for index, plane in zip(indices, planes, strict=True)} == {1}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     pieces=st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=200), st.booleans()), max_size=10),
 )

@@ -172,7 +172,7 @@ def test_lists_over_several_lines_do_not_hide_where_a_table_is() -> None:
     assert line_of(text, "a.y") == 6
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(
     st.integers(0, len(GOOD) - 1),
     st.integers(0, 30),

@@ -173,7 +173,7 @@ def test_a_file_that_asks_for_the_impossible_is_a_mistake(tmp_path, program):
 
 
 @pytest.mark.filterwarnings("ignore")  # numpy's own, of damaged headers
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_damaged_file_is_a_mistake_and_never_more(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "damaged"

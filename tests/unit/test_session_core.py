@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from played import (
     BASELINE_N,
@@ -413,7 +413,6 @@ EVENTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from([FIXED, TASK, BLOCKS, FIXED + SCHEDULE]), EVENTS)
 def test_whatever_happens_rewards_follow_hits_the_screen_is_grey_in_pauses_and_the_led_is_off(task, events):
     s = Played(task)

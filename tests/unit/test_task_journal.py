@@ -72,7 +72,7 @@ def test_a_command_counts_as_given_unless_it_was_refused(tmp_path: Path):
     assert read_state(written(tmp_path, [*ENTRIES, *more])).given_ul == 8.0
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 100_000), st.binary(max_size=20))
 def test_cut_off_at_any_byte_it_reads_up_to_the_last_whole_line_and_goes_on(tmp_path: Path, cut: int, torn: bytes):
     path = tmp_path / STATE_FILE
