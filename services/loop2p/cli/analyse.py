@@ -63,7 +63,7 @@ def analyse(
         found = {name: (*where, arms_in(where[0], arm, results_in)) for name, where in sets.items()}
         judged: dict[str, Any] = {}
         outside = beside(folder, [path for of, _ in sets.values() for path in find_sessions(of)])
-        refused = few(outside, folder)
+        refused, left_out = few(outside, folder), list(outside)  # named here; all of them, for the page
         page = place / "report.html"
         with cluster_of(workers, scheduler) as client:
             for name, (of, to, paths) in found.items():
@@ -73,8 +73,9 @@ def analyse(
                 page = write_results(to, arms, results, about(of, paths, params, [*bad, *lost, *outside]))
                 judged[name] = results.rows
                 refused += [*bad, *few(lost, of)]
+                left_out += [*bad, *lost]
         if "" not in judged:
-            page = write_sets(place, judged, {name: f"{name}/report.html" for name in judged}, refused)
+            page = write_sets(place, judged, {name: f"{name}/report.html" for name in judged}, left_out)
     except (OSError, ValueError) as error:
         fail(str(error))
     took_s = time.perf_counter() - started
